@@ -1,0 +1,3 @@
+//! What the Kubernetes API means, without any I/O: schemas, selectors, quantities, patches, errors.
+
+pub mod status;

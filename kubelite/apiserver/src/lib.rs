@@ -1,0 +1,5 @@
+//! The Kubernetes API server: store → registry → verbs → watch, driven by one resource table and the schemas.
+
+pub mod admission;
+pub mod request;
+pub mod storage;

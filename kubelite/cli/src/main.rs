@@ -1,0 +1,2 @@
+//! `kubelite`: the composition root.
+fn main() {}
