@@ -51,6 +51,12 @@ pub fn destroy(host: Option<&str>) -> Result<()> {
     })
 }
 
+/// The pids of the processes that were started in a host, pods excluded.
+pub fn of_host(host: &str) -> Vec<i32> {
+    let below = Path::new(PARENT).join(host).join("system");
+    processes(&below).unwrap_or_default().into_iter().map(Pid::as_raw).collect()
+}
+
 /// The processes in a group and all groups below it.
 fn processes(below: &Path) -> Result<Vec<Pid>> {
     let mut pids = Vec::new();

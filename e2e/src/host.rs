@@ -86,6 +86,15 @@ impl Host {
         Ok(())
     }
 
+    /// The pid of a program of this name that the lab started in the host, if it runs.
+    pub fn program(&self, name: &str) -> Option<i32> {
+        cgroup::of_host(&self.name).into_iter().find(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let program = line.split(|b| *b == 0).next().unwrap_or_default();
+            Path::new(&*String::from_utf8_lossy(program)).file_name().is_some_and(|f| f == name)
+        })
+    }
+
     /// The process that holds the namespaces, if it lives.
     pub fn pid(&self) -> Option<u32> {
         let pid: u32 = fs::read_to_string(self.dir.join("pid")).ok()?.trim().parse().ok()?;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::host::Host;
 use crate::run::{run, wait_for};
@@ -101,6 +103,18 @@ impl Lab {
         self.add_host(n, &agent_arguments(n, &self.token()?))?;
         self.load_images(n..=n, &archives)?;
         Ok(self.host(n))
+    }
+
+    /// Kills kubelite on the first host, store and all, and starts it again.
+    pub fn restart_server(&self) -> Result<()> {
+        let host = self.host(1);
+        let pid = host.program("kubelite").context("kubelite does not run on node1")?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill kubelite")?;
+        wait_for("kubelite to be gone", Duration::from_secs(5), || {
+            Ok(host.program("kubelite").is_none().then_some(()))
+        })?;
+        host.spawn("kubelite.log", &images::binary("kubelite")?, &server_arguments())?;
+        self.wait_for_server()
     }
 
     /// Ends everything and removes it, whatever there is of it.

@@ -9,5 +9,6 @@ pub mod host;
 pub mod images;
 pub mod lab;
 pub mod network;
+pub mod probe;
 pub mod run;
 pub mod tour;

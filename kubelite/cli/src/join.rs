@@ -1,0 +1,236 @@
+//! How an agent becomes a node: it fetches the CA, checks it against the token, and has its two certificates signed.
+//!
+//! The server's side is a small router beside the API (`/cacerts`, `/v1-kubelite/join`); the agent's side is one HTTP client
+//! over rustls. What doesn't live here: how certificates are made (`pki`) and what a node may do (the API server's matter).
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+
+use crate::pki::Pki;
+use crate::token::Token;
+
+const CA_PATH: &str = "/cacerts";
+const JOIN_PATH: &str = "/v1-kubelite/join";
+/// The most that either side reads of the other's answer.
+const BODY_LIMIT: usize = 256 * 1024;
+
+/// What a joining node asks for.
+#[derive(Debug, Serialize, Deserialize)]
+struct JoinRequest {
+    node: String,
+    ip: IpAddr,
+    /// PEM; the server takes only the key from it and decides on the names itself.
+    client_csr: String,
+    serving_csr: String,
+}
+
+/// What it gets: PEM certificates, and what nodes must agree on.
+#[derive(Debug, Serialize, Deserialize)]
+struct JoinAnswer {
+    client_certificate: String,
+    serving_certificate: String,
+}
+
+/// A node's credentials, all PEM.
+#[derive(Debug, Clone)]
+pub struct NodeCredentials {
+    /// The cluster's CA.
+    pub ca: String,
+    /// For speaking to the API server, as `system:node:<name>`.
+    pub client: KeyAndCertificate,
+    /// For the kubelet's own port.
+    pub serving: KeyAndCertificate,
+}
+
+/// A private key and its certificate, PEM.
+#[derive(Debug, Clone)]
+pub struct KeyAndCertificate {
+    /// PKCS #8.
+    pub key: String,
+    /// The certificate alone; the CA has no intermediates.
+    pub certificate: String,
+}
+
+/// The server's side, to be merged with the API's router.
+pub fn router(pki: Arc<Pki>, token: Token) -> Router {
+    Router::new().route(CA_PATH, get(ca)).route(JOIN_PATH, post(join)).with_state((pki, Arc::new(token)))
+}
+
+type Shared = State<(Arc<Pki>, Arc<Token>)>;
+
+async fn ca(State((pki, _)): Shared) -> String {
+    pki.ca_pem().to_owned()
+}
+
+async fn join(
+    State((pki, token)): Shared,
+    headers: HeaderMap,
+    Json(request): Json<JoinRequest>,
+) -> Result<Json<JoinAnswer>, (StatusCode, String)> {
+    let given = headers.get("authorization").and_then(|value| value.to_str().ok());
+    let secret = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    if !token.accepts(secret) {
+        return Err((StatusCode::UNAUTHORIZED, "the token is not this server's".to_owned()));
+    }
+    let problems = kubelite_api::names::dns1123_subdomain(&request.node);
+    if let Some(problem) = problems.first() {
+        return Err((StatusCode::BAD_REQUEST, format!("node name \"{}\": {problem}", request.node)));
+    }
+    let bad = |error: anyhow::Error| (StatusCode::BAD_REQUEST, format!("the certificate request is no good: {error:#}"));
+    let client_certificate = pki.sign_node_client(&request.client_csr, &request.node).map_err(bad)?;
+    let serving_certificate =
+        pki.sign_node_serving(&request.serving_csr, &request.node, request.ip).map_err(bad)?;
+    tracing::info!(node = request.node, ip = %request.ip, "a node joined");
+    Ok(Json(JoinAnswer { client_certificate, serving_certificate }))
+}
+
+/// The agent's side: credentials for this node, from the server; or, if it is away, those of the last time.
+pub async fn credentials(server: &str, token: &Token, node: &str, ip: IpAddr, dir: &Path) -> Result<NodeCredentials> {
+    let keys = crate::pki::NodeKeys::load_or_create(dir)?;
+    match ask(server, token, node, ip, &keys).await {
+        Ok(credentials) => {
+            crate::files::write_secret(&dir.join("ca.crt"), &credentials.ca)?;
+            crate::files::write_secret(&dir.join("client.crt"), &credentials.client.certificate)?;
+            crate::files::write_secret(&dir.join("serving.crt"), &credentials.serving.certificate)?;
+            Ok(credentials)
+        }
+        Err(error) => known(dir, &keys).inspect(|_| {
+            tracing::warn!("cannot join {server} now ({error:#}); going on with the certificates of the last time");
+        }).map_err(|_| error),
+    }
+}
+
+async fn ask(
+    server: &str,
+    token: &Token,
+    node: &str,
+    ip: IpAddr,
+    keys: &crate::pki::NodeKeys,
+) -> Result<NodeCredentials> {
+    let uri: http::Uri = server.parse().with_context(|| format!("--server {server} is no URL"))?;
+    let blind = tls::without_trust()?;
+    let ca = String::from_utf8(request(&uri, blind, http::Request::get(CA_PATH), Bytes::new()).await?.into())?;
+    if !token.vouches_for(&ca) {
+        bail!("{server} shows another CA than the token names: is this the right server, and the token its own?");
+    }
+    let body = serde_json::to_vec(&JoinRequest {
+        node: node.to_owned(),
+        ip,
+        client_csr: keys.client_csr(node)?,
+        serving_csr: keys.serving_csr(node)?,
+    })?;
+    let post = http::Request::post(JOIN_PATH)
+        .header("authorization", format!("Bearer {}", token.secret))
+        .header("content-type", "application/json");
+    let answer: JoinAnswer = serde_json::from_slice(&request(&uri, tls::trusting(&ca)?, post, body.into()).await?)?;
+    Ok(keys.with(ca, answer.client_certificate, answer.serving_certificate))
+}
+
+fn known(dir: &Path, keys: &crate::pki::NodeKeys) -> Result<NodeCredentials> {
+    let read = |name: &str| std::fs::read_to_string(dir.join(name));
+    Ok(keys.with(read("ca.crt")?, read("client.crt")?, read("serving.crt")?))
+}
+
+/// One request over one TLS connection; anything but 200 is an error with the server's words.
+async fn request(
+    server: &http::Uri,
+    tls: rustls::ClientConfig,
+    request: http::request::Builder,
+    body: Bytes,
+) -> Result<Bytes> {
+    let host = server.host().with_context(|| format!("{server} names no host"))?;
+    let port = server.port_u16().unwrap_or(6443);
+    let tcp = TcpStream::connect((host, port)).await.with_context(|| format!("cannot reach {host}:{port}"))?;
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = request.header("host", format!("{host}:{port}")).body(Full::new(body))?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let collected = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
+    let bytes = collected.map_err(|e| anyhow::anyhow!("{host}:{port} sent no whole answer: {e}"))?.to_bytes();
+    if status != StatusCode::OK {
+        bail!("{host}:{port} answered {status}: {}", String::from_utf8_lossy(&bytes).trim());
+    }
+    Ok(bytes)
+}
+
+/// The two ways in which an agent trusts its server.
+mod tls {
+    use super::*;
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+    use rustls::pki_types::UnixTime;
+    use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+    /// Trusts this CA alone.
+    pub(super) fn trusting(ca: &str) -> Result<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;
+        Ok(builder()?.with_root_certificates(roots).with_no_client_auth())
+    }
+
+    /// Trusts anybody: for the CA certificate only, which the token then vouches for.
+    pub(super) fn without_trust() -> Result<ClientConfig> {
+        let verifier = Arc::new(Anybody(ring::default_provider()));
+        Ok(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    }
+
+    fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>> {
+        let provider = Arc::new(ring::default_provider());
+        Ok(ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?)
+    }
+
+    #[derive(Debug)]
+    struct Anybody(CryptoProvider);
+
+    impl ServerCertVerifier for Anybody {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+}
