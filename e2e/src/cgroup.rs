@@ -57,6 +57,11 @@ pub fn of_host(host: &str) -> Vec<i32> {
     processes(&below).unwrap_or_default().into_iter().map(Pid::as_raw).collect()
 }
 
+/// The pids of all processes of a host, pods included.
+pub fn all_of_host(host: &str) -> Vec<i32> {
+    processes(&Path::new(PARENT).join(host)).unwrap_or_default().into_iter().map(Pid::as_raw).collect()
+}
+
 /// The processes in a group and all groups below it.
 fn processes(below: &Path) -> Result<Vec<Pid>> {
     let mut pids = Vec::new();

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod host;
 pub mod images;
 pub mod lab;
+pub mod measure;
 pub mod network;
 pub mod probe;
 pub mod run;

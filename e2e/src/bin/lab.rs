@@ -1,11 +1,12 @@
 //! `lab up | down | images`: what the Makefile calls. `hold` and `spawn` are the lab's own, for inside a host.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use e2e::lab::Lab;
-use e2e::{host, images, tour};
+use e2e::{host, images, measure, tour};
 
 /// Three hosts on one machine, with a kubelite cluster on them.
 #[derive(Parser)]
@@ -23,6 +24,12 @@ enum Verb {
     Down,
     /// Build the images into .lab/images
     Images,
+    /// Measure what the running cluster costs when it is idle
+    Measure {
+        /// How to print it; a pipe gets JSON
+        #[arg(short, long, value_enum)]
+        output: Option<Format>,
+    },
     /// Become a host's first process (the lab starts this itself)
     #[command(hide = true)]
     Hold { name: String, dir: PathBuf },
@@ -36,6 +43,14 @@ enum Verb {
     },
 }
 
+/// For people or for programs.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+#[allow(clippy::print_stdout)] // The result is what the command is for.
 fn main() -> Result<()> {
     let lab = Lab::at(&std::env::current_dir()?)?;
     match Cli::parse().command {
@@ -51,6 +66,16 @@ fn main() -> Result<()> {
         Verb::Images => {
             for archive in images::build(&lab.dir.join("images"))? {
                 lab.step(&format!("{}", archive.display()));
+            }
+            Ok(())
+        }
+        Verb::Measure { output } => {
+            lab.step(&format!("watching the idle cluster for {} s", measure::INTERVAL.as_secs()));
+            let rows = measure::idle()?;
+            let terminal = if std::io::stdout().is_terminal() { Format::Table } else { Format::Json };
+            match output.unwrap_or(terminal) {
+                Format::Table => print!("{}", measure::table(&rows)),
+                Format::Json => println!("{}", serde_json::to_string(&rows)?),
             }
             Ok(())
         }
