@@ -20,6 +20,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
+use crate::node_keys::NodeKeys;
 use crate::pki::Pki;
 use crate::token::Token;
 
@@ -100,7 +101,7 @@ async fn join(
 
 /// The agent's side: credentials for this node, from the server; or, if it is away, those of the last time.
 pub async fn credentials(server: &str, token: &Token, node: &str, ip: IpAddr, dir: &Path) -> Result<NodeCredentials> {
-    let keys = crate::pki::NodeKeys::load_or_create(dir)?;
+    let keys = NodeKeys::load_or_create(dir)?;
     match ask(server, token, node, ip, &keys).await {
         Ok(credentials) => {
             crate::files::write_secret(&dir.join("ca.crt"), &credentials.ca)?;
@@ -119,7 +120,7 @@ async fn ask(
     token: &Token,
     node: &str,
     ip: IpAddr,
-    keys: &crate::pki::NodeKeys,
+    keys: &NodeKeys,
 ) -> Result<NodeCredentials> {
     let uri: http::Uri = server.parse().with_context(|| format!("--server {server} is no URL"))?;
     let blind = tls::without_trust()?;
@@ -140,7 +141,7 @@ async fn ask(
     Ok(keys.with(ca, answer.client_certificate, answer.serving_certificate))
 }
 
-fn known(dir: &Path, keys: &crate::pki::NodeKeys) -> Result<NodeCredentials> {
+fn known(dir: &Path, keys: &NodeKeys) -> Result<NodeCredentials> {
     let read = |name: &str| std::fs::read_to_string(dir.join(name));
     Ok(keys.with(read("ca.crt")?, read("client.crt")?, read("serving.crt")?))
 }
