@@ -1,5 +1,7 @@
 //! The Kubernetes API server: store → registry → verbs → watch, driven by one resource table and the schemas.
 
 pub mod admission;
+pub mod auth;
+pub mod connect;
 pub mod request;
 pub mod storage;
