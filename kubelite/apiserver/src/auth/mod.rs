@@ -9,6 +9,14 @@
 //! What lives here: the decisions, all of them functions over cached objects, and the two thin layers that apply them.
 //! What doesn't: TLS (`serve`), the objects' storage (the core gives a view of its cache as [`Objects`]), admission.
 
+pub mod authn;
+pub mod chain;
+pub mod impersonate;
+pub mod layers;
+pub mod node;
+pub mod rbac;
+pub mod token;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
