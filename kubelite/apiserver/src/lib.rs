@@ -2,6 +2,8 @@
 
 pub mod admission;
 pub mod auth;
+pub mod client;
 pub mod connect;
 pub mod request;
+pub mod serve;
 pub mod storage;
