@@ -4,6 +4,9 @@
 //! registry's matter), JSON, resourceVersion rules. Implementations stand in the modules below; one conformance
 //! suite runs against all of them.
 
+pub mod embedded;
+pub mod memory;
+
 use std::ops::Deref;
 
 use async_trait::async_trait;
