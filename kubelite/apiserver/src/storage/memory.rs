@@ -12,3 +12,15 @@ use super::embedded::Embedded;
 pub fn storage() -> Result<Embedded, StorageError> {
     Ok(Embedded::new(Store::memory()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{StorageHandle, conformance};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn conforms() {
+        conformance::run(StorageHandle(Arc::new(super::storage().unwrap()))).await;
+    }
+}
