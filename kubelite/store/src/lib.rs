@@ -15,6 +15,7 @@
 
 pub mod error;
 pub mod lease;
+mod log;
 mod mvcc;
 pub mod request;
 mod state;
@@ -29,6 +30,6 @@ pub use request::{
     Compare, Comparison, DeleteRequest, DeleteResponse, Operation, Outcome, PutRequest, RangeRequest,
     RangeResponse, SortOrder, SortTarget, Target, TxnRequest, TxnResponse,
 };
-pub use store::Store;
+pub use store::{Options, Status, Store};
 pub use types::{Event, KeyRange, KeyValue, LeaseId, Revision};
 pub use watch::{WatchBatch, WatchRequest, Watcher};

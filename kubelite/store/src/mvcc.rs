@@ -149,6 +149,14 @@ impl Mvcc {
         })
     }
 
+    /// The bytes of all keys and values that are remembered.
+    pub(crate) fn bytes(&self) -> u64 {
+        let values = |versions: &[Version]| -> usize {
+            versions.iter().filter_map(|version| version.value.as_ref()).map(Bytes::len).sum()
+        };
+        self.keys.iter().map(|(key, versions)| (key.len() + values(versions)) as u64).sum()
+    }
+
     /// Forgets the history below `revision`.
     pub(crate) fn compact(&mut self, revision: Revision) {
         self.keys.retain(|_, versions| {

@@ -215,4 +215,13 @@ impl TxnRequest {
             Operation::Txn(inner) => inner.is_read_only(),
         })
     }
+
+    /// True if some branch writes.
+    pub fn has_puts(&self) -> bool {
+        self.success.iter().chain(&self.failure).any(|operation| match operation {
+            Operation::Put(_) => true,
+            Operation::Range(_) | Operation::Delete(_) => false,
+            Operation::Txn(inner) => inner.has_puts(),
+        })
+    }
 }

@@ -30,6 +30,25 @@ pub(crate) enum Command {
     Compact { revision: Revision },
 }
 
+impl Command {
+    /// True if it can make the store larger; on a full disk only the others are taken.
+    pub(crate) fn grows(&self) -> bool {
+        match self {
+            Command::Txn(request) => request.has_puts(),
+            Command::Grant { .. } => true,
+            Command::Revoke { .. } | Command::Expire | Command::Compact { .. } => false,
+        }
+    }
+
+    /// About how many bytes the log will need for it.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Command::Txn(request) => txn::weight(request),
+            _ => 0,
+        }
+    }
+}
+
 /// What a command led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {

@@ -1,5 +1,7 @@
 //! The store as its users hold it: a handle that can be cloned, with one method per word of etcd's API.
 
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
@@ -11,6 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::Error;
 use crate::lease::LeaseInfo;
+use crate::log::Log;
 use crate::request::{
     Compare, Comparison, DeleteRequest, DeleteResponse, Operation, Outcome, PutRequest, RangeRequest,
     RangeResponse, Target, TxnRequest, TxnResponse,
@@ -25,6 +28,38 @@ use crate::writer::{self, Job};
 const WRITE_QUEUE: usize = 4096;
 /// The longest request, in bytes of keys and values: etcd's default.
 pub const MAX_REQUEST_BYTES: usize = 3 * 512 * 1024;
+
+/// How a store is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The least bytes of log after which a snapshot is taken and the log before it removed.
+    pub snapshot_after: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { snapshot_after: crate::log::SNAPSHOT_AFTER }
+    }
+}
+
+/// Numbers about a running store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Status {
+    /// The newest revision.
+    pub revision: Revision,
+    /// The oldest revision that can be read.
+    pub compacted: Revision,
+    /// Keys that exist or of which the history knows.
+    pub keys: usize,
+    /// Bytes of keys and values, with their history.
+    pub bytes: u64,
+    /// Bytes of log since the last snapshot.
+    pub log_bytes: u64,
+    /// Leases that run.
+    pub leases: usize,
+    /// Watches that run.
+    pub watchers: usize,
+}
 
 /// A running store. Clones share it; it closes when the last one is dropped.
 #[derive(Clone, Debug)]
@@ -46,6 +81,8 @@ struct Inner {
 pub(crate) struct Shared {
     pub(crate) state: RwLock<State>,
     pub(crate) hub: Hub,
+    /// Bytes in the log since the last snapshot.
+    pub(crate) log_bytes: AtomicU64,
     /// Why nothing is written any more.
     stopped: OnceLock<Error>,
 }
@@ -53,7 +90,7 @@ pub(crate) struct Shared {
 impl Shared {
     fn new(state: State) -> Self {
         let hub = Hub::new(state.durable());
-        Shared { state: RwLock::new(state), hub, stopped: OnceLock::new() }
+        Shared { state: RwLock::new(state), hub, log_bytes: AtomicU64::new(0), stopped: OnceLock::new() }
     }
 
     /// The reason if the store has stopped.
@@ -69,18 +106,28 @@ impl Shared {
 }
 
 impl Store {
-    /// A store without a disk: for tests, and for everything that may be lost.
-    pub fn memory() -> Result<Self, Error> {
-        Store::start(State::new())
+    /// Opens the store in `dir`, or makes an empty one there. It reads the log back before it returns.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] if another process has the directory, [`Error::Damaged`] if a file is not what was written,
+    /// [`Error::Io`] or [`Error::NoSpace`] if the directory cannot be used.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
+        let (log, state) = Log::open(dir.as_ref(), options.snapshot_after, Instant::now())?;
+        Store::start(Some(log), state)
     }
 
-    fn start(state: State) -> Result<Self, Error> {
+    /// A store without a disk: for tests, and for everything that may be lost.
+    pub fn memory() -> Result<Self, Error> {
+        Store::start(None, State::new())
+    }
+
+    fn start(log: Option<Log>, state: State) -> Result<Self, Error> {
         let shared = Arc::new(Shared::new(state));
         let (sender, receiver) = mpsc::channel();
         let for_writer = shared.clone();
         let spawned = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer::run(&for_writer, &receiver));
+            .spawn(move || writer::run(&for_writer, log, &receiver));
         let writer = spawned.map_err(|error| Error::Stopped(format!("cannot start the writer: {error}")))?;
         let places = Arc::new(Semaphore::new(WRITE_QUEUE));
         let inner =
@@ -96,6 +143,21 @@ impl Store {
     /// The oldest revision that can still be read.
     pub fn compacted(&self) -> Revision {
         self.inner.shared.state.read().mvcc.compacted
+    }
+
+    /// Numbers for a status page; it looks at every key.
+    pub fn status(&self) -> Status {
+        let shared = &self.inner.shared;
+        let state = shared.state.read();
+        Status {
+            revision: state.durable(),
+            compacted: state.mvcc.compacted,
+            keys: state.mvcc.keys.len(),
+            bytes: state.mvcc.bytes(),
+            log_bytes: shared.log_bytes.load(Ordering::Relaxed),
+            leases: state.leases.all().len(),
+            watchers: shared.hub.len(),
+        }
     }
 
     /// Reads a range of keys.
