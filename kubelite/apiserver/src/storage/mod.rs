@@ -4,6 +4,11 @@
 //! registry's matter), JSON, resourceVersion rules. Implementations stand in the modules below; one conformance
 //! suite runs against all of them.
 
+#[cfg(test)]
+mod conformance;
+pub mod embedded;
+pub mod memory;
+
 use std::ops::Deref;
 
 use async_trait::async_trait;
