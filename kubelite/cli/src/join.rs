@@ -6,8 +6,9 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
@@ -19,13 +20,20 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
+use crate::node::Identity;
 use crate::node_keys::NodeKeys;
 use crate::pki::Pki;
 use crate::token::Token;
 
 const CA_PATH: &str = "/cacerts";
 const JOIN_PATH: &str = "/v1-kubelite/join";
+const CA_FILE: &str = "ca.crt";
+const CLIENT_FILE: &str = "client.crt";
+const SERVING_FILE: &str = "serving.crt";
+/// Between two attempts to join.
+const RETRY: Duration = Duration::from_secs(2);
 /// The most that either side reads of the other's answer.
 const BODY_LIMIT: usize = 256 * 1024;
 
@@ -55,6 +63,16 @@ pub struct NodeCredentials {
     pub client: KeyAndCertificate,
     /// For the kubelet's own port.
     pub serving: KeyAndCertificate,
+}
+
+impl NodeCredentials {
+    /// Writes the certificates down, for a start while the server is away.
+    fn keep(self, dir: &Path) -> Result<Self> {
+        crate::files::write_secret(&dir.join(CA_FILE), &self.ca)?;
+        crate::files::write_secret(&dir.join(CLIENT_FILE), &self.client.certificate)?;
+        crate::files::write_secret(&dir.join(SERVING_FILE), &self.serving.certificate)?;
+        Ok(self)
+    }
 }
 
 /// A private key and its certificate, PEM.
@@ -99,40 +117,61 @@ async fn join(
     Ok(Json(JoinAnswer { client_certificate, serving_certificate }))
 }
 
-/// The agent's side: credentials for this node, from the server; or, if it is away, those of the last time.
-pub async fn credentials(server: &str, token: &Token, node: &str, ip: IpAddr, dir: &Path) -> Result<NodeCredentials> {
+/// The agent's side: asks until the server answers, since nodes and server may boot together. A token that is refused, or
+/// a server that is another than the token's, ends it. With certificates of an earlier time a node goes on without the server.
+pub async fn until_joined(
+    server: &str,
+    token: &Token,
+    node: &Identity,
+    dir: &Path,
+    shutdown: &CancellationToken,
+) -> Result<NodeCredentials> {
     let keys = NodeKeys::load_or_create(dir)?;
-    match ask(server, token, node, ip, &keys).await {
-        Ok(credentials) => {
-            crate::files::write_secret(&dir.join("ca.crt"), &credentials.ca)?;
-            crate::files::write_secret(&dir.join("client.crt"), &credentials.client.certificate)?;
-            crate::files::write_secret(&dir.join("serving.crt"), &credentials.serving.certificate)?;
-            Ok(credentials)
+    loop {
+        let error = match ask(server, token, node, &keys).await {
+            Ok(credentials) => return credentials.keep(dir),
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Away(error)) => error,
+        };
+        if let Ok(credentials) = known(dir, &keys) {
+            tracing::warn!("{error:#}; going on with the certificates of the last time");
+            return Ok(credentials);
         }
-        Err(error) => known(dir, &keys).inspect(|_| {
-            tracing::warn!("cannot join {server} now ({error:#}); going on with the certificates of the last time");
-        }).map_err(|_| error),
+        tracing::warn!("{error:#}; trying again in {} s", RETRY.as_secs());
+        tokio::select! {
+            () = shutdown.cancelled() => bail!("stopped before {server} could be joined"),
+            () = tokio::time::sleep(RETRY) => {}
+        }
     }
 }
 
-async fn ask(
-    server: &str,
-    token: &Token,
-    node: &str,
-    ip: IpAddr,
-    keys: &NodeKeys,
-) -> Result<NodeCredentials> {
+/// Why joining failed.
+enum Failure {
+    /// The server answered, and it will not answer otherwise next time.
+    Refused(anyhow::Error),
+    /// It did not answer.
+    Away(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Refused(error.into())
+    }
+}
+
+async fn ask(server: &str, token: &Token, node: &Identity, keys: &NodeKeys) -> Result<NodeCredentials, Failure> {
     let uri: http::Uri = server.parse().with_context(|| format!("--server {server} is no URL"))?;
     let blind = tls::without_trust()?;
     let ca = String::from_utf8(request(&uri, blind, http::Request::get(CA_PATH), Bytes::new()).await?.into())?;
     if !token.vouches_for(&ca) {
-        bail!("{server} shows another CA than the token names: is this the right server, and the token its own?");
+        let error = anyhow!("{server} shows another CA than the token names: is it the right server, and the token its own?");
+        return Err(Failure::Refused(error));
     }
     let body = serde_json::to_vec(&JoinRequest {
-        node: node.to_owned(),
-        ip,
-        client_csr: keys.client_csr(node)?,
-        serving_csr: keys.serving_csr(node)?,
+        node: node.name.clone(),
+        ip: node.ip,
+        client_csr: keys.client_csr(&node.name)?,
+        serving_csr: keys.serving_csr(&node.name)?,
     })?;
     let post = http::Request::post(JOIN_PATH)
         .header("authorization", format!("Bearer {}", token.secret))
@@ -143,7 +182,7 @@ async fn ask(
 
 fn known(dir: &Path, keys: &NodeKeys) -> Result<NodeCredentials> {
     let read = |name: &str| std::fs::read_to_string(dir.join(name));
-    Ok(keys.with(read("ca.crt")?, read("client.crt")?, read("serving.crt")?))
+    Ok(keys.with(read(CA_FILE)?, read(CLIENT_FILE)?, read(SERVING_FILE)?))
 }
 
 /// One request over one TLS connection; anything but 200 is an error with the server's words.
@@ -152,23 +191,27 @@ async fn request(
     tls: rustls::ClientConfig,
     request: http::request::Builder,
     body: Bytes,
-) -> Result<Bytes> {
+) -> Result<Bytes, Failure> {
     let host = server.host().with_context(|| format!("{server} names no host"))?;
     let port = server.port_u16().unwrap_or(6443);
-    let tcp = TcpStream::connect((host, port)).await.with_context(|| format!("cannot reach {host}:{port}"))?;
+    let away = |what: &'static str| move |error| Failure::Away(anyhow!("{what} {host}:{port}: {error}"));
+    let tcp = TcpStream::connect((host, port)).await.map_err(away("cannot reach"))?;
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await;
+    let stream = stream.map_err(away("no TLS with"))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = request.header("host", format!("{host}:{port}")).body(Full::new(body))?;
-    let response = sender.send_request(request).await?;
+    let response = sender.send_request(request).await.map_err(|e| Failure::Away(e.into()))?;
     let status = response.status();
     let collected = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
-    let bytes = collected.map_err(|e| anyhow::anyhow!("{host}:{port} sent no whole answer: {e}"))?.to_bytes();
-    if status != StatusCode::OK {
-        bail!("{host}:{port} answered {status}: {}", String::from_utf8_lossy(&bytes).trim());
+    let bytes = collected.map_err(|e| Failure::Away(anyhow!("{host}:{port} sent no whole answer: {e}")))?.to_bytes();
+    let text = || anyhow!("{host}:{port} answered {status}: {}", String::from_utf8_lossy(&bytes).trim());
+    match status {
+        StatusCode::OK => Ok(bytes),
+        status if status.is_server_error() => Err(Failure::Away(text())),
+        _ => Err(Failure::Refused(text())),
     }
-    Ok(bytes)
 }
 
 /// The two ways in which an agent trusts its server.
