@@ -3,10 +3,29 @@
 //! Each check is one small type behind [`Admission`]; the verbs call the chain once, after decoding and defaulting and before
 //! validation. What a kind itself demands is no admission: that is its strategy.
 
+mod namespace;
+mod node_restriction;
+mod priority;
+mod rbac_escalation;
+mod service_account;
+mod tolerations;
+
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use kubelite_api::status::ApiError;
 use serde_json::Value;
 
+pub use namespace::NamespaceLifecycle;
+pub use node_restriction::NodeRestriction;
+pub use priority::Priority;
+pub use rbac_escalation::RbacEscalation;
+pub use service_account::ServiceAccount;
+pub use tolerations::DefaultTolerationSeconds;
+
+use crate::auth::Objects;
+use crate::auth::chain::Chain;
 use crate::request::{RequestInfo, UserInfo};
 
 /// What is about to happen.
@@ -45,4 +64,59 @@ pub trait Admission: Send + Sync + 'static {
 
     /// Looks at one write.
     async fn admit(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), ApiError>;
+}
+
+/// The compiled-in checks, in the order in which they run: what fills in comes before what judges the result.
+pub fn chain(objects: &Arc<dyn Objects>, authorizer: &Arc<Chain>) -> Vec<Arc<dyn Admission>> {
+    vec![
+        Arc::new(NamespaceLifecycle::new(objects.clone())),
+        Arc::new(ServiceAccount::new(objects.clone())),
+        Arc::new(NodeRestriction::new(objects.clone())),
+        Arc::new(Priority::new(objects.clone())),
+        Arc::new(DefaultTolerationSeconds),
+        Arc::new(RbacEscalation::new(objects.clone(), authorizer.clone())),
+    ]
+}
+
+/// How often an object that should be there is looked for again: the cache may be a moment behind the writer.
+const CACHE_TRIES: u32 = 25;
+/// The pause between two looks.
+const CACHE_PAUSE: Duration = Duration::from_millis(20);
+
+/// An object of the cache, given half a second to appear there.
+async fn wait_for(objects: &dyn Objects, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+    for _ in 0..CACHE_TRIES {
+        if let Some(object) = objects.get(resource, namespace, name) {
+            return Some(object);
+        }
+        tokio::time::sleep(CACHE_PAUSE).await;
+    }
+    None
+}
+
+impl Attributes<'_> {
+    /// Whether this is about the resource itself (no subresource) of a group.
+    fn is(&self, group: &str, resource: &str) -> bool {
+        self.request.group == group
+            && self.request.resource == resource
+            && self.request.subresource.is_empty()
+    }
+
+    /// A refusal in upstream's words; the name is the object's where the path has none yet.
+    fn forbid(&self, object: &Value, why: &str) -> ApiError {
+        let resource = match self.request.group.as_str() {
+            "" => self.request.resource.clone(),
+            group => format!("{}.{group}", self.request.resource),
+        };
+        ApiError::forbidden(&resource, self.name(object), why)
+    }
+
+    /// The name of what is written: from the path, or from the object that is created.
+    fn name<'o>(&'o self, object: &'o Value) -> &'o str {
+        let metadata = &object["metadata"];
+        match self.request.name.as_str() {
+            "" => metadata["name"].as_str().or_else(|| metadata["generateName"].as_str()).unwrap_or_default(),
+            name => name,
+        }
+    }
 }

@@ -14,8 +14,12 @@ pub mod chain;
 pub mod impersonate;
 pub mod layers;
 pub mod node;
+pub mod oidc;
+pub mod policy;
 pub mod rbac;
+pub mod reviews;
 pub mod token;
+mod token_request;
 
 use std::sync::Arc;
 
