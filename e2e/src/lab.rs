@@ -21,6 +21,7 @@ use crate::{cgroup, images, network};
 pub const HOSTS: u8 = 3;
 /// The address at which the hosts reach the API server.
 pub const SERVER: &str = "https://192.0.2.1:6443";
+const STORE: &str = "https://192.0.2.1:2379";
 const RUNTIME: &str = "/run/kubelite/containerd/containerd.sock";
 const TOOLS: [&str; 6] = ["containerd", "runc", "ctr", "nft", "ip", "tcpdump"];
 
@@ -65,6 +66,16 @@ impl Lab {
         let mut command = Command::new("kubectl");
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
         command
+    }
+
+    /// etcdctl against the store on the first host, with root's certificate.
+    pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
+        let tls = self.host(1).dir.join("lib/server/tls/etcd");
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={STORE}"));
+        command.arg("--cacert").arg(tls.join("ca.crt"));
+        command.arg("--cert").arg(tls.join("root.crt")).arg("--key").arg(tls.join("root.key"));
+        run(command.args(args))
     }
 
     /// Brings everything up, step by step; on a lab that is up already it only says so.
