@@ -14,6 +14,7 @@
 //! What is absent: replication. Several servers share an external etcd cluster, which speaks the same API.
 
 pub mod error;
+pub mod grpc;
 pub mod lease;
 mod log;
 mod mvcc;

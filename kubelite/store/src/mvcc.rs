@@ -157,6 +157,21 @@ impl Mvcc {
         self.keys.iter().map(|(key, versions)| (key.len() + values(versions)) as u64).sum()
     }
 
+    /// A checksum over the keys, values and revisions that stand at `revision`.
+    pub(crate) fn hash(&self, revision: Revision) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        for (key, version) in self.range(&KeyRange::prefix(""), revision) {
+            for part in [key, version.value.as_ref().unwrap_or(&Bytes::new())] {
+                hasher.update(&part.len().to_le_bytes());
+                hasher.update(part);
+            }
+            for number in [version.mod_revision, version.create_revision, version.version, version.lease] {
+                hasher.update(&number.to_le_bytes());
+            }
+        }
+        hasher.finalize()
+    }
+
     /// Forgets the history below `revision`.
     pub(crate) fn compact(&mut self, revision: Revision) {
         self.keys.retain(|_, versions| {

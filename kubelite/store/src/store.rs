@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::error::Error;
 use crate::lease::LeaseInfo;
@@ -227,12 +227,29 @@ impl Store {
 
     /// Watches a range of keys.
     pub fn watch(&self, request: WatchRequest) -> Watcher {
-        Watcher::new(self.inner.shared.clone(), request)
+        Watcher::new(self.inner.shared.clone(), request, Arc::new(Notify::new()), true)
     }
 
-    /// Makes a lease of `ttl` seconds; with `id` 0 the store chooses a number.
+    /// Watches a range of keys; `wake` is notified when [`Watcher::poll`] has something, which may be shared by many.
+    pub(crate) fn watch_with(&self, request: WatchRequest, wake: Arc<Notify>) -> Watcher {
+        Watcher::new(self.inner.shared.clone(), request, wake, false)
+    }
+
+    /// A checksum over what stands at `revision` (0: now), and that revision.
+    pub fn hash(&self, revision: Revision) -> Result<(u32, Revision), Error> {
+        let state = self.inner.shared.state.read();
+        let revision = state.mvcc.readable(revision, state.durable())?;
+        Ok((state.mvcc.hash(revision), revision))
+    }
+
+    /// Why nothing is written any more, if that is so.
+    pub fn trouble(&self) -> Option<String> {
+        self.inner.shared.alive().err().map(|error| error.to_string())
+    }
+
+    /// Makes a lease of `ttl` seconds (at least one); with `id` 0 the store chooses a number.
     pub async fn grant(&self, id: LeaseId, ttl: i64) -> Result<LeaseId, Error> {
-        let id = if id == 0 { self.free_lease_id() } else { id };
+        let (id, ttl) = (if id == 0 { self.free_lease_id() } else { id }, ttl.max(1));
         self.submit(Command::Grant { id, ttl }).await.map(|_| id)
     }
 

@@ -67,6 +67,14 @@ pub struct Event {
     pub previous: Option<KeyValue>,
 }
 
+impl Event {
+    /// The bytes of its keys and values.
+    pub(crate) fn weight(&self) -> usize {
+        let of = |kv: &KeyValue| kv.key.len() + kv.value.len();
+        of(&self.kv) + self.previous.as_ref().map_or(0, of)
+    }
+}
+
 /// Which keys a request is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRange {

@@ -15,6 +15,8 @@ use crate::types::{Event, KeyRange, Revision};
 
 /// How many events a batch has before it is handed out; a revision is never split, so it can have more.
 const MAX_BATCH_EVENTS: usize = 512;
+/// The same in bytes of keys and values.
+const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// How many revisions are looked through under one hold of the lock.
 const MAX_BATCH_REVISIONS: Revision = 4096;
 
@@ -54,6 +56,8 @@ struct Listener {
     range: KeyRange,
     /// The first revision that the watcher has not looked at and that concerns it.
     pending: Option<Revision>,
+    /// True if it wants to hear of every revision.
+    progress: bool,
     wake: Arc<Notify>,
 }
 
@@ -78,7 +82,9 @@ impl Hub {
             }
         }
         inner.published = published;
-        inner.watchers.values().for_each(|listener| listener.wake.notify_one());
+        let concerned =
+            inner.watchers.values().filter(|listener| listener.progress || listener.pending.is_some());
+        concerned.for_each(|listener| listener.wake.notify_one());
     }
 
     /// How many watches run.
@@ -106,15 +112,15 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) fn new(shared: Arc<Shared>, request: WatchRequest) -> Self {
-        let wake = Arc::new(Notify::new());
+    /// With `progress` it is woken by revisions that do not concern it too, to report them as complete.
+    pub(crate) fn new(shared: Arc<Shared>, request: WatchRequest, wake: Arc<Notify>, progress: bool) -> Self {
         let mut inner = shared.hub.inner.lock();
         let id = inner.next_id;
         inner.next_id += 1;
         let next = if request.start <= 0 { inner.published + 1 } else { request.start };
         // What lies in the past is read from the history first, whether it concerns the watcher or not.
         let pending = (next <= inner.published).then_some(next);
-        let listener = Listener { range: request.range.clone(), pending, wake: wake.clone() };
+        let listener = Listener { range: request.range.clone(), pending, progress, wake: wake.clone() };
         inner.watchers.insert(id, listener);
         drop(inner);
         Watcher { shared, range: request.range, id, next, reported: 0, wake }
@@ -172,10 +178,11 @@ impl Watcher {
             return Err(Error::Compacted { requested: from, oldest: state.mvcc.compacted });
         }
         let last = published.min(from.saturating_add(MAX_BATCH_REVISIONS));
-        let mut events = Vec::new();
-        let mut revision = from;
-        while revision <= last && events.len() < MAX_BATCH_EVENTS {
-            events.extend(state.mvcc.events(revision, &self.range));
+        let (mut events, mut bytes, mut revision) = (Vec::new(), 0, from);
+        while revision <= last && events.len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
+            let more = state.mvcc.events(revision, &self.range);
+            bytes += more.iter().map(Event::weight).sum::<usize>();
+            events.extend(more);
             revision += 1;
         }
         drop(state);
