@@ -70,11 +70,11 @@ impl Lab {
 
     /// etcdctl against the store on the first host, with root's certificate.
     pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
-        let tls = self.host(1).dir.join("lib/server/tls/etcd");
+        let tls = self.host(1).dir.join("lib/server/tls");
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints={STORE}"));
-        command.arg("--cacert").arg(tls.join("ca.crt"));
-        command.arg("--cert").arg(tls.join("root.crt")).arg("--key").arg(tls.join("root.key"));
+        command.arg("--cacert").arg(tls.join("etcd-ca.crt"));
+        command.arg("--cert").arg(tls.join("etcd-root.crt")).arg("--key").arg(tls.join("etcd-root.key"));
         run(command.args(args))
     }
 

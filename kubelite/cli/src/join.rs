@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::Identity;
 use crate::node_keys::NodeKeys;
-use crate::pki::Pki;
+use crate::pki::{KeyAndCertificate, Pki};
 use crate::token::Token;
 
 const CA_PATH: &str = "/cacerts";
@@ -73,15 +73,6 @@ impl NodeCredentials {
         crate::files::write_secret(&dir.join(SERVING_FILE), &self.serving.certificate)?;
         Ok(self)
     }
-}
-
-/// A private key and its certificate, PEM.
-#[derive(Debug, Clone)]
-pub struct KeyAndCertificate {
-    /// PKCS #8.
-    pub key: String,
-    /// The certificate alone; the CA has no intermediates.
-    pub certificate: String,
 }
 
 /// The server's side, to be merged with the API's router.

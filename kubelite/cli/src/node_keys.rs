@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rcgen::{CertificateParams, DnType, KeyPair};
 
-use crate::join::{KeyAndCertificate, NodeCredentials};
+use crate::join::NodeCredentials;
+use crate::pki::KeyAndCertificate;
 
 /// One key for speaking to the API server and one for the kubelet's port.
 #[derive(Debug)]
