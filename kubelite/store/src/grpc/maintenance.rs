@@ -11,8 +11,9 @@ use tonic::{Request, Response, Status};
 
 use super::{MEMBER_ID, Service};
 
-/// The etcd release whose API this is, with our own version behind it.
-const VERSION: &str = concat!("3.4.0+kubelite-", env!("CARGO_PKG_VERSION"));
+/// The etcd release whose API this is, with our own version behind it: that of 3.4, with watch progress that can be
+/// relied on, as since 3.4.25.
+const VERSION: &str = concat!("3.4.25+kubelite-", env!("CARGO_PKG_VERSION"));
 /// `AlarmRequest.action`: list the alarms.
 const ALARM_GET: i32 = 0;
 
