@@ -120,3 +120,6 @@ impl Attributes<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
