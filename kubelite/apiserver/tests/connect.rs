@@ -1,4 +1,5 @@
 //! Logs and upgrades against a small TLS server that plays the kubelet.
+#![allow(clippy::unwrap_used)] // helpers of tests, outside of test functions
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The TLS front with real sockets: who the peer is, who is turned away, HTTP/2, draining.
+#![allow(clippy::unwrap_used)] // helpers of tests, outside of test functions
 
 mod common;
 

@@ -22,7 +22,12 @@ fn world() -> Arc<dyn Objects> {
     going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let binding = json!({"roleRef": {"kind": "ClusterRole", "name": "admin"},
         "subjects": [{"kind": "User", "name": "lead"}]});
+    let mut fast = object("", "fast", json!({}));
+    fast["metadata"]["annotations"] = json!({"storageclass.kubernetes.io/is-default-class": "true"});
+    let boxed = json!({"overhead": {"podFixed": {"memory": "64Mi"}}, "scheduling": {"nodeSelector": {"boxes": "yes"}}});
     Memory::with_policy()
+        .and("storageclasses", fast)
+        .and("runtimeclasses", object("", "boxed", boxed))
         .and("namespaces", object("", "ns", json!({"status": {"phase": "Active"}})))
         .and("namespaces", going)
         .and("serviceaccounts", object("ns", "default", json!({"imagePullSecrets": [{"name": "pull"}]})))
@@ -261,4 +266,60 @@ async fn nobody_gives_what_they_do_not_have() {
         403
     );
     assert_eq!(create(&lead, rbac("rolebindings"), &mut binding("ghost")).await.unwrap_err().code, 404);
+}
+
+#[tokio::test]
+async fn the_signer_decides_who_approves() {
+    let ask =
+        |subresource| request("certificates.k8s.io", "certificatesigningrequests", subresource, "", "r");
+    let mut csr = json!({"metadata": {"name": "r"}, "spec": {"signerName": "example.com/x"}, "status": {"certificate": "c"}});
+    let old = json!({"metadata": {"name": "r"}, "spec": {"signerName": "example.com/x"}});
+    let controllers = UserInfo::new("system:kube-controller-manager", &[]);
+    for (user, allowed) in [(root(), true), (controllers, true), (UserInfo::new("lead", &[]), false)] {
+        for subresource in ["approval", "status"] {
+            let case = Case {
+                user: user.clone(),
+                request: ask(subresource),
+                operation: Operation::Update,
+                old: Some(&old),
+            };
+            assert_eq!(run(case, &mut csr).await.is_ok(), allowed, "{} {subresource}", user.name);
+        }
+    }
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
+    let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem);
+    let spec = json!({"signerName": "kubernetes.io/kube-apiserver-client", "request": encoded});
+    let mut csr = json!({"metadata": {"name": "r"}, "spec": spec});
+    assert_eq!(create(&root(), ask(""), &mut csr).await.unwrap_err().code, 403);
+}
+
+#[tokio::test]
+async fn new_nodes_are_tainted_and_volumes_are_protected() {
+    let mut fresh = json!({"metadata": {"name": "n1"}});
+    create(&node(), request("", "nodes", "", "", ""), &mut fresh).await.unwrap();
+    assert_eq!(fresh["spec"]["taints"][0]["key"], "node.kubernetes.io/not-ready");
+    let mut claim = json!({"metadata": {"name": "c"}, "spec": {}});
+    create(&root(), request("", "persistentvolumeclaims", "", "ns", ""), &mut claim).await.unwrap();
+    assert_eq!(claim["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    assert_eq!(claim["spec"]["storageClassName"], "fast");
+}
+
+#[tokio::test]
+async fn a_runtime_class_brings_overhead_and_nodes() {
+    let ask = || request("", "pods", "", "ns", "");
+    let mut sandboxed = pod();
+    sandboxed["spec"]["runtimeClassName"] = json!("boxed");
+    create(&root(), ask(), &mut sandboxed).await.unwrap();
+    assert_eq!(sandboxed["spec"]["overhead"], json!({"memory": "64Mi"}));
+    assert_eq!(sandboxed["spec"]["nodeSelector"], json!({"boxes": "yes"}));
+    let mut ghost = pod();
+    ghost["spec"]["runtimeClassName"] = json!("ghost");
+    let error = create(&root(), ask(), &mut ghost).await.unwrap_err();
+    assert_eq!(error.message, "pods \"p\" is forbidden: pod rejected: RuntimeClass \"ghost\" not found");
+    let mut own = pod();
+    own["spec"]["overhead"] = json!({"cpu": "1"});
+    assert_eq!(create(&root(), ask(), &mut own).await.unwrap_err().code, 403);
 }

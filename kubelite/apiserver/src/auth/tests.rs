@@ -13,7 +13,7 @@ use crate::auth::{Authenticator, Authorizer, Objects, Virtual, impersonate};
 use crate::request::{RequestInfo, UserInfo};
 use std::sync::Arc;
 
-fn binding(namespace: &str, role_kind: &str, role: &str, subject: Value) -> Value {
+fn binding(namespace: &str, role_kind: &str, role: &str, subject: &Value) -> Value {
     let fields = json!({"roleRef": {"kind": role_kind, "name": role}, "subjects": [subject]});
     object(namespace, &format!("bind-{role}"), fields)
 }
@@ -43,11 +43,14 @@ fn world() -> Memory {
     Memory::with_policy()
         .and("clusterroles", crd_role)
         .and("roles", object("t1", "odd", json!({"rules": rules})))
-        .and("rolebindings", binding("t1", "ClusterRole", "edit", user("alice")))
-        .and("rolebindings", binding("t1", "ClusterRole", "view", user("bob")))
-        .and("rolebindings", binding("t1", "ClusterRole", "admin", json!({"kind": "Group", "name": "leads"})))
-        .and("rolebindings", binding("t1", "Role", "odd", json!({"kind": "ServiceAccount", "name": "sa"})))
-        .and("rolebindings", binding("t1", "Role", "missing", user("bob")))
+        .and("rolebindings", binding("t1", "ClusterRole", "edit", &user("alice")))
+        .and("rolebindings", binding("t1", "ClusterRole", "view", &user("bob")))
+        .and(
+            "rolebindings",
+            binding("t1", "ClusterRole", "admin", &json!({"kind": "Group", "name": "leads"})),
+        )
+        .and("rolebindings", binding("t1", "Role", "odd", &json!({"kind": "ServiceAccount", "name": "sa"})))
+        .and("rolebindings", binding("t1", "Role", "missing", &user("bob")))
         .and("serviceaccounts", object("t1", "app", json!({})))
         .and("persistentvolumeclaims", object("t1", "claim", json!({"spec": {"volumeName": "pv1"}})))
         .and("nodes", object("", "n1", json!({})))
