@@ -7,6 +7,7 @@ pub mod labels;
 pub mod merge_keys;
 pub mod names;
 pub mod object;
+pub mod patch;
 pub mod quantity;
 pub mod scalar;
 pub mod schema;
