@@ -1,3 +1,14 @@
 //! What the Kubernetes API means, without any I/O: schemas, selectors, quantities, patches, errors.
 
+pub mod defaults;
+pub mod fields;
+pub mod json;
+pub mod labels;
+pub mod merge_keys;
+pub mod names;
+pub mod object;
+pub mod patch;
+pub mod quantity;
+pub mod scalar;
+pub mod schema;
 pub mod status;
