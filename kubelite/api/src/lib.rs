@@ -12,3 +12,4 @@ pub mod quantity;
 pub mod scalar;
 pub mod schema;
 pub mod status;
+pub mod table;
