@@ -139,12 +139,7 @@ async fn every_command_works(server: &Server) {
     assert_eq!(server.ok(&["get", "/", "--prefix", "--keys-only", "--order=DESCEND"]).await, "/b\n\n/a\n\n");
     assert_eq!(server.ok(&["get", "/a", "--rev=2"]).await, "/a\n1\n");
     assert_eq!(server.ok(&["get", "/", "--prefix", "--limit=1", "--print-value-only"]).await, "2\n");
-    assert!(
-        server
-            .ok(&["get", "", "--prefix", "--write-out=fields"])
-            .await
-            .contains("\"Count\" : 2")
-    );
+    assert!(server.ok(&["get", "", "--prefix", "--write-out=fields"]).await.contains("\"Count\" : 2"));
     assert_eq!(server.ok(&["del", "/b", "--prev-kv"]).await, "1\n/b\n3\n");
     // Transactions.
     let compared = server
