@@ -1,5 +1,7 @@
 //! Debian's etcdctl against the embedded store, with and without TLS. It needs /usr/bin/etcdctl (etcd-client).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers as well")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Output, Stdio};
