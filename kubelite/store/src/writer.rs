@@ -134,9 +134,10 @@ fn publish(shared: &Shared, entries: &[Entry]) {
     if entries.is_empty() {
         return;
     }
-    let before = shared.state.read().durable();
-    shared.state.write().publish();
-    let state = shared.state.read();
+    // Under one lock, so that whoever reads a revision and then watches does not get that revision again.
+    let mut state = shared.state.write();
+    let before = state.durable();
+    state.publish();
     let revisions = before + 1..=state.durable();
     shared.hub.publish(state.durable(), revisions.map(|revision| (revision, state.mvcc.keys_of(revision))));
 }

@@ -20,7 +20,9 @@ fn put_request(key: &str, value: Vec<u8>) -> PutRequest {
 /// The example that cargo builds together with the tests.
 fn writer() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    tests.parent().unwrap().parent().unwrap().join("examples/writer")
+    let writer = tests.parent().unwrap().parent().unwrap().join("examples/writer");
+    assert!(writer.exists(), "{} is missing: run `cargo build --examples` first", writer.display());
+    writer
 }
 
 /// The last acknowledged value of each client.
