@@ -4,6 +4,8 @@
 //! engine in this process, the same engine behind its gRPC service, and etcd. Rounds alternate, because a disk's
 //! mood changes.
 
+#![allow(clippy::print_stdout, reason = "the table is what the program is for")]
+
 use std::future::Future;
 use std::net::TcpListener;
 use std::path::Path;

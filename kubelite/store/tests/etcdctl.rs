@@ -119,7 +119,7 @@ fn certificates(clients: &[&str]) -> (tempfile::TempDir, Tls) {
         (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
     };
     let write = |name: String, content: &str| {
-        std::fs::write(dir.path().join::<&Path>(name.as_ref()), content).unwrap()
+        std::fs::write(dir.path().join::<&Path>(name.as_ref()), content).unwrap();
     };
     write("ca.pem".to_owned(), &ca_pem);
     for client in clients {
