@@ -4,6 +4,7 @@ pub mod admission;
 pub mod auth;
 pub mod client;
 pub mod connect;
+pub mod parts;
 pub mod request;
 pub mod serve;
 pub mod storage;

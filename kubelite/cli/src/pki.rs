@@ -60,8 +60,7 @@ impl Pki {
     /// Loads the certificates in `dir` and makes what is missing or worn out. `names` are further names and addresses of
     /// this server: the node's name, the advertised addresses, the first service address.
     pub fn load_or_create(dir: &Path, names: &[String]) -> Result<Pki> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
-        let store = Store { dir, now: i64::try_from(now.as_secs())? };
+        let store = Store { dir, now: now()? };
         let own: Vec<String> = SERVING_NAMES.iter().map(ToString::to_string).chain(names.to_vec()).collect();
         let ca = store.authority("ca", "kubelite-ca")?;
         let etcd_ca = store.authority("etcd-ca", "kubelite-etcd-ca")?;

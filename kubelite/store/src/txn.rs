@@ -21,6 +21,8 @@ use crate::types::{Change, KeyRange, KeyValue, Revision};
 pub const MAX_TXN_OPS: usize = 128;
 /// How deep transactions may be nested.
 pub const MAX_TXN_DEPTH: usize = 8;
+/// How many operations one transaction may have on all levels together.
+pub const MAX_TXN_TOTAL_OPS: usize = 1024;
 
 /// A transaction whose conditions were evaluated: the operations that will be executed.
 #[derive(Debug)]
@@ -39,7 +41,9 @@ enum Step {
 
 /// Refuses what is wrong whatever the state is: missing keys, too many operations, a key that is written twice.
 pub(crate) fn validate(request: &TxnRequest) -> Result<(), Error> {
-    validate_shape(request, 0)?;
+    if validate_shape(request, 0)? > MAX_TXN_TOTAL_OPS {
+        return Err(Error::TooManyOperations);
+    }
     for branch in [&request.success, &request.failure] {
         let mut written = Written::default();
         written.collect(branch);
@@ -48,7 +52,8 @@ pub(crate) fn validate(request: &TxnRequest) -> Result<(), Error> {
     Ok(())
 }
 
-fn validate_shape(request: &TxnRequest, depth: usize) -> Result<(), Error> {
+/// Checks each operation, and counts them.
+fn validate_shape(request: &TxnRequest, depth: usize) -> Result<usize, Error> {
     let longest = request.compare.len().max(request.success.len()).max(request.failure.len());
     if longest > MAX_TXN_OPS || depth > MAX_TXN_DEPTH {
         return Err(Error::TooManyOperations);
@@ -56,15 +61,17 @@ fn validate_shape(request: &TxnRequest, depth: usize) -> Result<(), Error> {
     if request.compare.iter().any(|compare| compare.range.start().is_empty()) {
         return Err(Error::EmptyKey);
     }
+    let mut total = 0;
     for operation in request.success.iter().chain(&request.failure) {
+        total += 1;
         match operation {
             Operation::Range(range) => validate_key(range.range.start())?,
             Operation::Put(put) => validate_put(put)?,
             Operation::Delete(delete) => validate_key(delete.range.start())?,
-            Operation::Txn(inner) => validate_shape(inner, depth + 1)?,
+            Operation::Txn(inner) => total += validate_shape(inner, depth + 1)?,
         }
     }
-    Ok(())
+    Ok(total)
 }
 
 fn validate_key(key: &Bytes) -> Result<(), Error> {
@@ -294,4 +301,108 @@ pub(crate) fn weight(request: &TxnRequest) -> usize {
         Operation::Txn(inner) => weight(inner),
     });
     compares.chain(operations).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Command, Reply, State};
+
+    fn put(key: &'static str) -> Operation {
+        Operation::Put(PutRequest { key: key.into(), value: "v".into(), ..PutRequest::default() })
+    }
+
+    fn delete(range: KeyRange) -> Operation {
+        Operation::Delete(DeleteRequest { range, prev_kv: false })
+    }
+
+    fn either(success: Vec<Operation>, failure: Vec<Operation>) -> TxnRequest {
+        TxnRequest { compare: Vec::new(), success, failure }
+    }
+
+    fn inner(success: Vec<Operation>, failure: Vec<Operation>) -> Operation {
+        Operation::Txn(Box::new(either(success, failure)))
+    }
+
+    #[test]
+    fn no_key_is_written_twice() {
+        let twice = [
+            vec![put("a"), put("a")],
+            vec![put("a"), delete(KeyRange::prefix("a"))],
+            vec![put("a"), inner(vec![put("a")], vec![])],
+            vec![inner(vec![], vec![put("a")]), delete(KeyRange::key("a"))],
+        ];
+        for operations in twice {
+            assert_eq!(validate(&TxnRequest::of(operations)), Err(Error::DuplicateKey));
+        }
+        // Of two branches only one happens.
+        assert_eq!(validate(&either(vec![put("a")], vec![put("a")])), Ok(()));
+        assert_eq!(validate(&TxnRequest::of(vec![inner(vec![put("a")], vec![put("a")])])), Ok(()));
+    }
+
+    #[test]
+    fn size_and_depth_are_bounded() {
+        let reads = |count| vec![Operation::Range(RangeRequest::new(KeyRange::key("a"))); count];
+        assert_eq!(validate(&TxnRequest::of(reads(MAX_TXN_OPS))), Ok(()));
+        assert_eq!(validate(&TxnRequest::of(reads(MAX_TXN_OPS + 1))), Err(Error::TooManyOperations));
+        let wide = vec![inner(reads(MAX_TXN_OPS), vec![]); 9];
+        assert_eq!(validate(&TxnRequest::of(wide)), Err(Error::TooManyOperations));
+        let deep = (0..=MAX_TXN_DEPTH).fold(put("a"), |operation, _| inner(vec![operation], vec![]));
+        assert_eq!(validate(&TxnRequest::of(vec![deep])), Err(Error::TooManyOperations));
+    }
+
+    fn apply(state: &mut State, request: TxnRequest) -> Result<TxnResponse, Error> {
+        match state.apply(Command::Txn(request), std::time::Instant::now(), &mut Vec::new())? {
+            Reply::Txn(response) => Ok(response),
+            Reply::Done(_) => panic!("no answer to a transaction"),
+        }
+    }
+
+    #[test]
+    fn every_comparison_holds_as_it_says() {
+        use Comparison::{Equal, Greater, Less, NotEqual};
+        let mut state = State::new();
+        for _ in 0..2 {
+            apply(&mut state, TxnRequest::of(vec![put("a")])).unwrap();
+        }
+        let absent_value = (KeyRange::key("none"), Target::Value(Bytes::new()), Equal, false);
+        let cases = [
+            (KeyRange::key("a"), Target::Version(2), Equal, true),
+            (KeyRange::key("a"), Target::Create(2), Equal, true),
+            (KeyRange::key("a"), Target::Mod(3), Less, false),
+            (KeyRange::key("a"), Target::Mod(2), Greater, true),
+            (KeyRange::key("a"), Target::Value("v".into()), NotEqual, false),
+            (KeyRange::key("a"), Target::Lease(0), Equal, true),
+            (KeyRange::key("none"), Target::Version(0), Equal, true),
+            (KeyRange::prefix(""), Target::Create(1), Greater, true),
+            absent_value,
+        ];
+        for (range, target, comparison, holds) in cases {
+            let compare = Compare { range, target, comparison };
+            let request = TxnRequest { compare: vec![compare.clone()], ..TxnRequest::default() };
+            assert_eq!(apply(&mut state, request).unwrap().succeeded, holds, "{compare:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_transaction_changes_nothing() {
+        let mut state = State::new();
+        let leased = PutRequest { key: "b".into(), lease: 7, ..PutRequest::default() };
+        let refused = apply(&mut state, TxnRequest::of(vec![put("a"), Operation::Put(leased)]));
+        assert_eq!(refused, Err(Error::LeaseNotFound(7)));
+        assert_eq!((state.mvcc.revision, state.mvcc.keys.len()), (1, 0));
+    }
+
+    #[test]
+    fn operations_see_those_before_them() {
+        let mut state = State::new();
+        let read = Operation::Range(RangeRequest::new(KeyRange::prefix("")));
+        let response =
+            apply(&mut state, TxnRequest::of(vec![put("a"), read.clone(), put("b"), read])).unwrap();
+        let counts = response.outcomes.iter().filter_map(|outcome| match outcome {
+            Outcome::Range(range) => Some(range.count),
+            _ => None,
+        });
+        assert_eq!((counts.collect::<Vec<_>>(), response.revision), (vec![1, 2], 2));
+    }
 }

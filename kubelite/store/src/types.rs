@@ -28,6 +28,9 @@ pub struct KeyValue {
     pub lease: LeaseId,
 }
 
+/// The two ends of a lookup in an ordered map.
+pub(crate) type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// What happened to one key in one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -172,7 +175,7 @@ impl KeyRange {
     }
 
     /// The bounds for a lookup in an ordered map; none for an empty range.
-    pub(crate) fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
+    pub(crate) fn bounds(&self) -> Option<Bounds<'_>> {
         if self.is_empty() {
             return None;
         }

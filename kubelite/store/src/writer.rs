@@ -72,7 +72,7 @@ fn write(shared: &Shared, mut log: Option<&mut Log>, group: Vec<Job>) {
     let now = Instant::now();
     let mut entries = Vec::new();
     let room = shared.alive().and_then(|()| log.as_mut().map_or(Ok(()), |log| log.reserve()));
-    let mut answers = apply(shared, group, room, now, &mut entries);
+    let mut answers = apply(shared, group, room.err().as_ref(), now, &mut entries);
     match persist(log.as_deref_mut(), &entries) {
         Ok(()) => publish(shared, &entries),
         Err(error) => {
@@ -93,26 +93,28 @@ fn write(shared: &Shared, mut log: Option<&mut Log>, group: Vec<Job>) {
     }
 }
 
-/// Applies the group to the state, where readers do not see it yet. Without room only what frees some is taken.
+/// Applies the group to the state, where readers do not see it yet. On a full disk only what frees some is
+/// taken, and in any other trouble nothing.
 fn apply(
     shared: &Shared,
     group: Vec<Job>,
-    room: Result<(), Error>,
+    trouble: Option<&Error>,
     now: Instant,
     entries: &mut Vec<Entry>,
 ) -> Vec<Answer> {
     let mut state = shared.state.write();
     let answers = group.into_iter().map(|Job { command, answer, _place }| {
-        let refused = match &room {
-            Err(error @ Error::NoSpace(_)) if command.grows() => Some(error.clone()),
-            Err(Error::NoSpace(_)) | Ok(()) => None,
-            Err(error) => Some(error.clone()),
+        let result = match trouble {
+            Some(Error::NoSpace(_)) if !command.grows() => state.apply(command, now, entries),
+            Some(error) => Err(error.clone()),
+            None => state.apply(command, now, entries),
         };
-        let result = refused.map_or_else(|| state.apply(command, now, entries), Err);
         Answer { to: answer, result, _place }
     });
     let answers = answers.collect();
-    if state.leases.ended(now).is_some()
+    let usable = matches!(trouble, None | Some(Error::NoSpace(_)));
+    if usable
+        && state.leases.ended(now).is_some()
         && let Err(error) = state.apply(Command::Expire, now, entries)
     {
         tracing::error!(%error, "a lease that ended cannot be removed");
@@ -132,9 +134,10 @@ fn publish(shared: &Shared, entries: &[Entry]) {
     if entries.is_empty() {
         return;
     }
-    let before = shared.state.read().durable();
-    shared.state.write().publish();
-    let state = shared.state.read();
+    // Under one lock, so that whoever reads a revision and then watches does not get that revision again.
+    let mut state = shared.state.write();
+    let before = state.durable();
+    state.publish();
     let revisions = before + 1..=state.durable();
     shared.hub.publish(state.durable(), revisions.map(|revision| (revision, state.mvcc.keys_of(revision))));
 }

@@ -1,5 +1,7 @@
 //! What is on disk survives, what is damaged is refused, and nothing in between.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers as well")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Debian's etcdctl against the embedded store, with and without TLS. It needs /usr/bin/etcdctl (etcd-client).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers as well")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -117,7 +119,7 @@ fn certificates(clients: &[&str]) -> (tempfile::TempDir, Tls) {
         (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
     };
     let write = |name: String, content: &str| {
-        std::fs::write(dir.path().join::<&Path>(name.as_ref()), content).unwrap()
+        std::fs::write(dir.path().join::<&Path>(name.as_ref()), content).unwrap();
     };
     write("ca.pem".to_owned(), &ca_pem);
     for client in clients {
@@ -139,12 +141,7 @@ async fn every_command_works(server: &Server) {
     assert_eq!(server.ok(&["get", "/", "--prefix", "--keys-only", "--order=DESCEND"]).await, "/b\n\n/a\n\n");
     assert_eq!(server.ok(&["get", "/a", "--rev=2"]).await, "/a\n1\n");
     assert_eq!(server.ok(&["get", "/", "--prefix", "--limit=1", "--print-value-only"]).await, "2\n");
-    assert!(
-        server
-            .ok(&["get", "", "--prefix", "--write-out=fields"])
-            .await
-            .contains("\"Count\" : 2")
-    );
+    assert!(server.ok(&["get", "", "--prefix", "--write-out=fields"]).await.contains("\"Count\" : 2"));
     assert_eq!(server.ok(&["del", "/b", "--prev-kv"]).await, "1\n/b\n3\n");
     // Transactions.
     let compared = server

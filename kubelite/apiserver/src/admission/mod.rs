@@ -3,11 +3,15 @@
 //! Each check is one small type behind [`Admission`]; the verbs call the chain once, after decoding and defaulting and before
 //! validation. What a kind itself demands is no admission: that is its strategy.
 
+mod certificates;
 mod namespace;
 mod node_restriction;
 mod priority;
 mod rbac_escalation;
+mod runtime_class;
 mod service_account;
+mod storage;
+mod taint_nodes;
 mod tolerations;
 
 use std::sync::Arc;
@@ -17,11 +21,15 @@ use async_trait::async_trait;
 use kubelite_api::status::ApiError;
 use serde_json::Value;
 
+pub use certificates::Certificates;
 pub use namespace::NamespaceLifecycle;
 pub use node_restriction::NodeRestriction;
 pub use priority::Priority;
 pub use rbac_escalation::RbacEscalation;
+pub use runtime_class::RuntimeClass;
 pub use service_account::ServiceAccount;
+pub use storage::{DefaultStorageClass, StorageObjectInUseProtection};
+pub use taint_nodes::TaintNodesByCondition;
 pub use tolerations::DefaultTolerationSeconds;
 
 use crate::auth::Objects;
@@ -72,8 +80,13 @@ pub fn chain(objects: &Arc<dyn Objects>, authorizer: &Arc<Chain>) -> Vec<Arc<dyn
         Arc::new(NamespaceLifecycle::new(objects.clone())),
         Arc::new(ServiceAccount::new(objects.clone())),
         Arc::new(NodeRestriction::new(objects.clone())),
+        Arc::new(TaintNodesByCondition),
         Arc::new(Priority::new(objects.clone())),
         Arc::new(DefaultTolerationSeconds),
+        Arc::new(RuntimeClass::new(objects.clone())),
+        Arc::new(DefaultStorageClass::new(objects.clone())),
+        Arc::new(StorageObjectInUseProtection),
+        Arc::new(Certificates::new(authorizer.clone())),
         Arc::new(RbacEscalation::new(objects.clone(), authorizer.clone())),
     ]
 }
@@ -102,6 +115,17 @@ impl Attributes<'_> {
             && self.request.subresource.is_empty()
     }
 
+    /// Whether this creates such an object, and the object has the outer shape of one: `metadata` and `spec` can be
+    /// written into.
+    fn creates(&self, group: &str, resource: &str, object: &Value) -> bool {
+        let shaped = |field: &str| object[field].is_object() || object[field].is_null();
+        self.is(group, resource)
+            && self.operation == Operation::Create
+            && object.is_object()
+            && shaped("metadata")
+            && shaped("spec")
+    }
+
     /// A refusal in upstream's words; the name is the object's where the path has none yet.
     fn forbid(&self, object: &Value, why: &str) -> ApiError {
         let resource = match self.request.group.as_str() {
@@ -120,3 +144,6 @@ impl Attributes<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

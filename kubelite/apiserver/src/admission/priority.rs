@@ -62,10 +62,7 @@ impl Admission for Priority {
         if attributes.is("scheduling.k8s.io", "priorityclasses") {
             return self.one_default(attributes, object);
         }
-        if !attributes.is("", "pods")
-            || attributes.operation != Operation::Create
-            || !object["spec"].is_object()
-        {
+        if !attributes.creates("", "pods", object) {
             return Ok(());
         }
         let class = self.class_of(object).await.map_err(|why| attributes.forbid(object, &why))?;

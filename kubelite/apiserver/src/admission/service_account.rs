@@ -7,7 +7,7 @@ use kubelite_api::status::ApiError;
 use rand::RngExt;
 use serde_json::{Value, json};
 
-use crate::admission::{Admission, Attributes, Operation, wait_for};
+use crate::admission::{Admission, Attributes, wait_for};
 use crate::auth::Objects;
 use crate::auth::rbac::array;
 
@@ -41,11 +41,7 @@ impl Admission for ServiceAccount {
     }
 
     async fn admit(&self, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), ApiError> {
-        if !attributes.is("", "pods")
-            || attributes.operation != Operation::Create
-            || pod["metadata"]["annotations"].get(MIRROR).is_some()
-            || !pod["spec"].is_object()
-        {
+        if !attributes.creates("", "pods", pod) || pod["metadata"]["annotations"].get(MIRROR).is_some() {
             return Ok(());
         }
         let name = pod["spec"]["serviceAccountName"].as_str().filter(|n| !n.is_empty()).unwrap_or("default");

@@ -21,6 +21,11 @@ pub mod reviews;
 pub mod token;
 mod token_request;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

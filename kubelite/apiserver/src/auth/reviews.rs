@@ -50,6 +50,10 @@ impl Virtual for Reviews {
         request: &RequestInfo,
         mut object: Value,
     ) -> Result<Value, ApiError> {
+        let shaped = |field: &str| object[field].is_object() || object[field].is_null();
+        if !object.is_object() || !shaped("metadata") || !shaped("spec") {
+            return Err(ApiError::bad_request("the body is no object with metadata and spec"));
+        }
         let now = jiff::Timestamp::now().as_second();
         if request.resource == "serviceaccounts" {
             let objects = self.objects.as_ref();

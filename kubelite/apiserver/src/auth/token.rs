@@ -235,7 +235,8 @@ mod tests {
     #[test]
     fn claims_out_of_place_are_refused() {
         let key = TokenKey::from_pkcs8(&pkcs8(), ISS).unwrap();
-        let cases: [(fn(&mut Claims), TokenError); 5] = [
+        type Change = fn(&mut Claims);
+        let cases: [(Change, TokenError); 5] = [
             (|c| c.iss = "https://other".into(), TokenError::Issuer),
             (|c| c.exp = NOW, TokenError::Expired),
             (|c| c.nbf = NOW + 60, TokenError::NotYet),

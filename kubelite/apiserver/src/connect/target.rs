@@ -251,7 +251,7 @@ fn service_proxy(objects: &dyn Objects, request: &RequestInfo, query: &str) -> R
     let ports = array(&service["spec"]["ports"]);
     let wanted = match port {
         "" if ports.len() == 1 => ports.first(),
-        text => ports.iter().find(|p| p["name"] == text || p["port"].to_string() == text),
+        text => ports.iter().find(|p| p["name"] == text || p["port"].as_u64() == text.parse().ok()),
     };
     let missing = || {
         let text = format!("no endpoints available for service \"{}\"", request.name);

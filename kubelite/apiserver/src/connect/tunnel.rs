@@ -4,6 +4,7 @@
 //! reach the kubelet under the API server's name. Redirects are not followed, and not passed on for kubelets.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use kubelite_api::status::ApiError;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
@@ -31,6 +32,8 @@ const MAX_TUNNELS: usize = 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until the head of the answer is there.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// For one direction of a tunnel after the other has ended.
+const LINGER: Duration = Duration::from_secs(5);
 /// Of a kubelet's error text, so much goes into a Status (bytes).
 const MAX_ERROR_TEXT: usize = 8 * 1024;
 /// Headers that are for one hop (RFC 9110, 7.6.1), and those that speak of identity.
@@ -216,18 +219,30 @@ async fn finish(
     Ok(answer.map(Body::new))
 }
 
-/// Bytes both ways until one side ends.
+/// Bytes both ways. When one side has ended, the other gets what is on the way and a moment to end as well.
 async fn tunnel(client: OnUpgrade, backend: OnUpgrade, permit: Arc<OwnedSemaphorePermit>) {
     let _permit = permit;
-    match tokio::try_join!(client, backend) {
-        Ok((client, backend)) => {
-            let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
-                tracing::debug!(%error, "a tunnel ended");
-            }
-        }
-        Err(error) => tracing::debug!(%error, "an upgrade was not completed"),
+    let (client, backend) = match tokio::try_join!(client, backend) {
+        Ok(both) => both,
+        Err(error) => return tracing::debug!(%error, "an upgrade was not completed"),
+    };
+    let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
+    let (mut from_backend, mut to_backend) = tokio::io::split(TokioIo::new(backend));
+    let mut up = pin!(copy(&mut from_client, &mut to_backend));
+    let mut down = pin!(copy(&mut from_backend, &mut to_client));
+    tokio::select! {
+        () = up.as_mut() => drop(tokio::time::timeout(LINGER, down).await),
+        () = down.as_mut() => drop(tokio::time::timeout(LINGER, up).await),
     }
+}
+
+/// One direction to its end, which is passed on.
+async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
+    if let Err(error) = tokio::io::copy(from, to).await {
+        tracing::debug!(%error, "one direction of a tunnel broke");
+    }
+    // The peer may be gone; then there is nobody to tell.
+    let _ = to.shutdown().await;
 }
 
 /// A kubelet answers with text; a client of the API expects a Status.

@@ -167,12 +167,7 @@ fn event(event: store::Event) -> Result<Event, StorageError> {
 }
 
 fn key_value(kv: store::KeyValue) -> Result<KeyValue, StorageError> {
-    let key = String::from_utf8(kv.key.into()).map_err(|error| {
-        StorageError::Unavailable(format!(
-            "the key {:?} is not UTF-8: somebody else wrote below the API server's prefix; delete it with etcdctl",
-            String::from_utf8_lossy(error.as_bytes())
-        ))
-    })?;
+    let key = super::utf8_key(kv.key.into())?;
     Ok(KeyValue { key, value: kv.value, create_revision: kv.create_revision, mod_revision: kv.mod_revision })
 }
 
@@ -186,5 +181,20 @@ impl From<store::Error> for StorageError {
             }
             other => StorageError::Unavailable(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{StorageHandle, conformance};
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn conforms() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), kubelite_store::Options::default()).unwrap();
+        conformance::run(StorageHandle(Arc::new(Embedded::new(store)))).await;
     }
 }
