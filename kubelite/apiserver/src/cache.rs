@@ -51,6 +51,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// An object as the store has it; none if it is damaged.
+    pub fn read(resource: &Resource, kv: &KeyValue) -> Option<Entry> {
+        Entry::new(resource, kv, kv.mod_revision)
+    }
+
     fn new(resource: &Resource, kv: &KeyValue, revision: Revision) -> Option<Entry> {
         let mut value: Value = serde_json::from_slice(&kv.value).ok()?;
         object::set_resource_version(&mut value, &revision.to_string());
@@ -210,7 +215,7 @@ impl Cache {
     }
 
     fn insert(&self, kv: &KeyValue) {
-        if let Some(entry) = Entry::new(self.resource, kv, kv.mod_revision) {
+        if let Some(entry) = Entry::read(self.resource, kv) {
             self.state.write().objects.insert(kv.key.clone(), Arc::new(entry));
         }
     }

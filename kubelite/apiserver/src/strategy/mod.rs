@@ -11,7 +11,7 @@ use kubelite_api::object;
 use kubelite_api::status::ApiError;
 use serde_json::{Value, json};
 
-pub use event::{EVENT_FIELDS, Event};
+pub use event::{EVENT_FIELDS, Event, from_stored, to_stored};
 pub use pod::{Pod, bind};
 pub use service::{Allocator, Service};
 
