@@ -4,6 +4,7 @@
 //! validation. What a kind itself demands is no admission: that is its strategy.
 
 mod certificates;
+mod limit_ranger;
 mod namespace;
 mod node_restriction;
 mod priority;
@@ -22,6 +23,7 @@ use kubelite_api::status::ApiError;
 use serde_json::Value;
 
 pub use certificates::Certificates;
+pub use limit_ranger::LimitRanger;
 pub use namespace::NamespaceLifecycle;
 pub use node_restriction::NodeRestriction;
 pub use priority::Priority;
@@ -78,6 +80,7 @@ pub trait Admission: Send + Sync + 'static {
 pub fn chain(objects: &Arc<dyn Objects>, authorizer: &Arc<Chain>) -> Vec<Arc<dyn Admission>> {
     vec![
         Arc::new(NamespaceLifecycle::new(objects.clone())),
+        Arc::new(LimitRanger::new(objects.clone())),
         Arc::new(ServiceAccount::new(objects.clone())),
         Arc::new(NodeRestriction::new(objects.clone())),
         Arc::new(TaintNodesByCondition),
