@@ -7,7 +7,7 @@ use kubelite_api::quantity::Quantity;
 use kubelite_api::status::ApiError;
 use serde_json::{Map, Value, json};
 
-use crate::admission::{Admission, Attributes};
+use crate::admission::{Admission, Attributes, quantity};
 use crate::auth::Objects;
 use crate::auth::rbac::array;
 
@@ -115,14 +115,6 @@ fn fill_container(container: &mut Value, field: &str, values: &Map<String, Value
     set
 }
 
-fn quantity(value: &Value) -> Option<Quantity> {
-    match value {
-        Value::String(text) => text.parse().ok(),
-        Value::Number(number) => number.to_string().parse().ok(),
-        _ => None,
-    }
-}
-
 /// What one thing (container, pod, claim) asks for of one resource.
 struct Use {
     request: Option<Quantity>,
@@ -225,7 +217,7 @@ mod tests {
                "default": {"cpu": "400m"}, "defaultRequest": {"cpu": "100m"}})
     }
 
-    fn filled(resources: Value) -> (Value, Vec<String>) {
+    fn filled(resources: &Value) -> (Value, Vec<String>) {
         let mut pod =
             json!({"metadata": {}, "spec": {"containers": [{"name": "c", "resources": resources}]}});
         let item = item();
@@ -236,20 +228,20 @@ mod tests {
 
     #[test]
     fn defaults_fill_what_is_missing() {
-        let (resources, found) = filled(json!({}));
+        let (resources, found) = filled(&json!({}));
         assert_eq!(resources["requests"], json!({"cpu": "100m", "memory": "1Gi"}));
         assert_eq!(resources["limits"], json!({"cpu": "400m", "memory": "1Gi"}));
         assert_eq!(found, [""; 0]);
-        let (resources, _) = filled(json!({"limits": {"cpu": "300m"}}));
+        let (resources, _) = filled(&json!({"limits": {"cpu": "300m"}}));
         assert_eq!(resources["requests"]["cpu"], "300m");
         assert_eq!(resources["limits"]["cpu"], "300m");
     }
 
     #[test]
     fn bounds_in_upstreams_words() {
-        let (_, found) = filled(json!({"requests": {"cpu": "10m"}}));
+        let (_, found) = filled(&json!({"requests": {"cpu": "10m"}}));
         assert_eq!(found, ["minimum cpu usage per Container is 50m, but request is 10m"]);
-        let (_, found) = filled(json!({"requests": {"cpu": "600m"}, "limits": {"cpu": "600m"}}));
+        let (_, found) = filled(&json!({"requests": {"cpu": "600m"}, "limits": {"cpu": "600m"}}));
         assert_eq!(found, ["maximum cpu usage per Container is 500m, but limit is 600m"]);
     }
 

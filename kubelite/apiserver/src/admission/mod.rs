@@ -9,6 +9,7 @@ mod namespace;
 mod node_restriction;
 mod priority;
 mod rbac_escalation;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use kubelite_api::quantity::Quantity;
 use kubelite_api::status::ApiError;
 use serde_json::Value;
 
@@ -28,6 +30,7 @@ pub use namespace::NamespaceLifecycle;
 pub use node_restriction::NodeRestriction;
 pub use priority::Priority;
 pub use rbac_escalation::RbacEscalation;
+pub use resource_quota::ResourceQuota;
 pub use runtime_class::RuntimeClass;
 pub use service_account::ServiceAccount;
 pub use storage::{DefaultStorageClass, StorageObjectInUseProtection};
@@ -91,6 +94,8 @@ pub fn chain(objects: &Arc<dyn Objects>, authorizer: &Arc<Chain>) -> Vec<Arc<dyn
         Arc::new(StorageObjectInUseProtection),
         Arc::new(Certificates::new(authorizer.clone())),
         Arc::new(RbacEscalation::new(objects.clone(), authorizer.clone())),
+        // The last: what another check refuses is not counted.
+        Arc::new(ResourceQuota::new(objects.clone())),
     ]
 }
 
@@ -108,6 +113,15 @@ async fn wait_for(objects: &dyn Objects, resource: &str, namespace: &str, name: 
         tokio::time::sleep(CACHE_PAUSE).await;
     }
     None
+}
+
+/// A quantity as JSON has it, string or number.
+fn quantity(value: &Value) -> Option<Quantity> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.to_string().parse().ok(),
+        _ => None,
+    }
 }
 
 impl Attributes<'_> {
