@@ -4,10 +4,12 @@
 //! validation. What a kind itself demands is no admission: that is its strategy.
 
 mod certificates;
+mod limit_ranger;
 mod namespace;
 mod node_restriction;
 mod priority;
 mod rbac_escalation;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage;
@@ -18,14 +20,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use kubelite_api::quantity::Quantity;
 use kubelite_api::status::ApiError;
 use serde_json::Value;
 
 pub use certificates::Certificates;
+pub use limit_ranger::LimitRanger;
 pub use namespace::NamespaceLifecycle;
 pub use node_restriction::NodeRestriction;
 pub use priority::Priority;
 pub use rbac_escalation::RbacEscalation;
+pub use resource_quota::ResourceQuota;
 pub use runtime_class::RuntimeClass;
 pub use service_account::ServiceAccount;
 pub use storage::{DefaultStorageClass, StorageObjectInUseProtection};
@@ -78,6 +83,7 @@ pub trait Admission: Send + Sync + 'static {
 pub fn chain(objects: &Arc<dyn Objects>, authorizer: &Arc<Chain>) -> Vec<Arc<dyn Admission>> {
     vec![
         Arc::new(NamespaceLifecycle::new(objects.clone())),
+        Arc::new(LimitRanger::new(objects.clone())),
         Arc::new(ServiceAccount::new(objects.clone())),
         Arc::new(NodeRestriction::new(objects.clone())),
         Arc::new(TaintNodesByCondition),
@@ -88,6 +94,8 @@ pub fn chain(objects: &Arc<dyn Objects>, authorizer: &Arc<Chain>) -> Vec<Arc<dyn
         Arc::new(StorageObjectInUseProtection),
         Arc::new(Certificates::new(authorizer.clone())),
         Arc::new(RbacEscalation::new(objects.clone(), authorizer.clone())),
+        // The last: what another check refuses is not counted.
+        Arc::new(ResourceQuota::new(objects.clone())),
     ]
 }
 
@@ -105,6 +113,15 @@ async fn wait_for(objects: &dyn Objects, resource: &str, namespace: &str, name: 
         tokio::time::sleep(CACHE_PAUSE).await;
     }
     None
+}
+
+/// A quantity as JSON has it, string or number.
+fn quantity(value: &Value) -> Option<Quantity> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.to_string().parse().ok(),
+        _ => None,
+    }
 }
 
 impl Attributes<'_> {
