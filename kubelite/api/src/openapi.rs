@@ -14,10 +14,13 @@ const REFERENCE: &str = "#/components/schemas/";
 
 /// The `components` of a document that has these definitions and all that they refer to: `{"schemas": {…}}`.
 pub fn components<'a>(definitions: impl IntoIterator<Item = &'a str>) -> Value {
-    let all = roots::generate(ROOTS);
+    let mut wanted: Vec<String> = definitions.into_iter().map(str::to_owned).collect();
+    // A root's definitions are generated only if it is asked for; what is no root lies below some root.
+    let names: Vec<String> = ROOTS.iter().map(|r| (r.definition)()).collect();
+    let asked = |name: &String| wanted.contains(name) || !wanted.iter().all(|w| names.contains(w));
+    let all = roots::generate(ROOTS.iter().zip(&names).filter(|(_, name)| asked(name)).map(|(root, _)| root));
     let kinds = kinds(ROOTS);
     let mut schemas = Map::new();
-    let mut wanted: Vec<String> = definitions.into_iter().map(str::to_owned).collect();
     while let Some(name) = wanted.pop() {
         let Some(schema) = all.get(&name).filter(|_| !schemas.contains_key(&name)) else { continue };
         let mut schema = schema.clone();

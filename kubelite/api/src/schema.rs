@@ -112,12 +112,12 @@ struct Catalogue {
 fn catalogue() -> &'static Catalogue {
     static CATALOGUE: OnceLock<Catalogue> = OnceLock::new();
     CATALOGUE.get_or_init(|| {
-        let definitions = roots::generate(roots::ROOTS);
+        let mut definitions = BTreeMap::new();
+        roots::each_definition(|name, json| {
+            definitions.insert(name.to_owned(), build::schema(name, json));
+        });
         Catalogue {
-            definitions: definitions
-                .iter()
-                .map(|(name, json)| (name.clone(), build::schema(name, json)))
-                .collect(),
+            definitions,
             kinds: roots::ROOTS.iter().map(|r| ((r.group, r.version, r.kind), (r.definition)())).collect(),
         }
     })

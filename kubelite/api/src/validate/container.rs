@@ -186,10 +186,10 @@ fn handler(report: &mut Report, at: &str, handler: &Value) {
     for kind in ["httpGet", "tcpSocket", "grpc"] {
         match handler.pointer(&format!("/{kind}/port")) {
             Some(Value::Number(port)) => {
-                number(report, &format!("{at}.{kind}.port"), port.as_i64().unwrap_or(0))
+                number(report, &format!("{at}.{kind}.port"), port.as_i64().unwrap_or(0));
             }
             Some(Value::String(name)) => {
-                report.each(&format!("{at}.{kind}.port"), name, &names::port_name(name))
+                report.each(&format!("{at}.{kind}.port"), name, &names::port_name(name));
             }
             _ => {}
         }

@@ -69,7 +69,7 @@ fn ports(report: &mut Report, service: &Value, kind: &str) {
         report.one_of(format!("{at}.protocol"), protocol, &["SCTP", "TCP", "UDP"]);
         match port.get("targetPort") {
             Some(Value::String(name)) => {
-                report.each(&format!("{at}.targetPort"), name, &names::port_name(name))
+                report.each(&format!("{at}.targetPort"), name, &names::port_name(name));
             }
             Some(Value::Number(target)) => {
                 port_number(report, &format!("{at}.targetPort"), target.as_i64().unwrap_or(0));
@@ -160,10 +160,10 @@ pub(super) fn endpoint_slice(report: &mut Report, new: &Value, old: Option<&Valu
             let field = format!("{at}[{j}]");
             match (family, item.parse::<IpAddr>()) {
                 ("IPv4", Ok(IpAddr::V6(_))) => {
-                    report.invalid(&field, &item.into(), "must be an IPv4 address")
+                    report.invalid(&field, &item.into(), "must be an IPv4 address");
                 }
                 ("IPv6", Ok(IpAddr::V4(_))) => {
-                    report.invalid(&field, &item.into(), "must be an IPv6 address")
+                    report.invalid(&field, &item.into(), "must be an IPv6 address");
                 }
                 ("FQDN", _) => report.each(&field, item, &names::dns1123_subdomain(item)),
                 _ => address(report, &field, item),

@@ -8,6 +8,7 @@ fn defaulted(group: &str, kind: &str, mut object: Value) -> Value {
     object
 }
 
+#[allow(clippy::needless_pass_by_value)] // Callers write literals.
 fn problems(group: &str, kind: &str, new: Value, old: Option<Value>) -> Vec<String> {
     let (new, old) = (defaulted(group, kind, new), old.map(|old| defaulted(group, kind, old)));
     object(group, kind, &new, old.as_ref()).iter().map(|e| format!("{}: {}", e.field, e.message)).collect()
