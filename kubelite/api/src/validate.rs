@@ -1,6 +1,6 @@
 //! Whether an object makes sense: pure validators with upstream's reasons and texts.
 //!
-//! [`KINDS`] is the table: for each kind the rule of its name and the checks of its content; a kind without a row gets the
+//! `KINDS` is the table: for each kind the rule of its name and the checks of its content; a kind without a row gets the
 //! checks of its metadata alone. What doesn't live here: types (`schema` has checked them), uniqueness across objects,
 //! and what admission decides. Subresources that change what an update may not (`binding`, `ephemeralcontainers`,
 //! `resize`) are the caller's: it validates their result without `old`.
