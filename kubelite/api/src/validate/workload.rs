@@ -42,7 +42,12 @@ pub(super) fn selecting(report: &mut Report, new: &Value, old: Option<&Value>) {
         Some(selector) => match LabelSelector::from_value(selector) {
             Err(error) => report.invalid("spec.selector", selector, &error.to_string()),
             Ok(parsed) if parsed.is_empty() => {
-                report.invalid("spec.selector", selector, "empty selector is invalid for deployment");
+                let kind = match text(new, "/kind") {
+                    "DaemonSet" => "daemonset",
+                    "StatefulSet" => "statefulset",
+                    _ => "deployment", // Upstream says so of a ReplicaSet, too.
+                };
+                report.invalid("spec.selector", selector, &format!("empty selector is invalid for {kind}"));
             }
             Ok(parsed) if !parsed.matches(&labels) => {
                 let found = new.pointer("/spec/template/metadata/labels").unwrap_or(&Value::Null);
