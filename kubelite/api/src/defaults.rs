@@ -1,6 +1,6 @@
 //! Defaults: what a field is when nobody gave it.
 //!
-//! [`LITERALS`] is one table for all kinds; the few defaults that depend on other fields are functions in [`computed`],
+//! `LITERALS` is one table for all kinds; the few defaults that depend on other fields are functions in `computed`,
 //! run on an object before its literals, so that what they leave open is filled by the table.
 
 mod computed;

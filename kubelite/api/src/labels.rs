@@ -1,7 +1,7 @@
 //! Label selectors: `a=b,c!=d,e in (x,y),f notin (z),g,!h`.
 //!
 //! One type for both sources: the query parameter `labelSelector` and the `LabelSelector` of a spec. The grammar and the
-//! texts of its errors are upstream's; [`lexer`] cuts a text into tokens, [`parser`] reads them.
+//! texts of its errors are upstream's; `lexer` cuts a text into tokens, `parser` reads them.
 
 mod lexer;
 mod parser;

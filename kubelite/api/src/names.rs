@@ -7,7 +7,7 @@
 pub const LABEL_MAX: usize = 63;
 /// The longest DNS subdomain.
 pub const SUBDOMAIN_MAX: usize = 253;
-/// A generated name is a prefix of at most this length and [`SUFFIX_LEN`] random characters.
+/// A generated name is a prefix of at most this length and five random characters.
 pub const GENERATED_PREFIX_MAX: usize = LABEL_MAX - SUFFIX_LEN;
 const SUFFIX_LEN: usize = 5;
 /// No vowels and nothing that looks like another character, so that no word and no misreading comes out.

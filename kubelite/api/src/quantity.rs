@@ -84,6 +84,7 @@ impl Quantity {
 
     /// The sum, capped; written as `self`, or as `other` if `self` is 0.
     #[must_use]
+    #[allow(clippy::should_implement_trait)] // `+` must not hide that the sum is capped.
     pub fn add(self, other: Quantity) -> Quantity {
         let format = if self.is_zero() { other.format } else { self.format };
         Quantity { nanos: cap(self.nanos + other.nanos), format }
@@ -91,6 +92,7 @@ impl Quantity {
 
     /// The difference, capped; written as `self`, or as `other` if `self` is 0.
     #[must_use]
+    #[allow(clippy::should_implement_trait)] // As `add`.
     pub fn sub(self, other: Quantity) -> Quantity {
         self.add(Quantity { nanos: -other.nanos, format: other.format })
     }

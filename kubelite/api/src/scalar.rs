@@ -11,7 +11,7 @@ pub(crate) fn check_base64(text: &str) -> Result<(), String> {
         bytes.iter().take_while(|(_, b)| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')).count();
     let padding = bytes.len() - data;
     let padded = bytes[data..].iter().all(|(_, b)| *b == b'=');
-    if padded && padding <= 2 && (data + padding) % 4 == 0 {
+    if padded && padding <= 2 && (data + padding).is_multiple_of(4) {
         return Ok(());
     }
     let at = bytes.get(data).map_or(text.len(), |(at, _)| *at);

@@ -1,7 +1,7 @@
 //! Schemas: what the fields of every kind are, as one compact tree without descriptions.
 //!
-//! All definitions are made once, at first use, from k8s-openapi's JSON schemas ([`roots`]); a reference is resolved by
-//! name when a tree is walked. [`decode`] checks and prunes an object, `defaults` fills it in, `merge_keys` says how its
+//! All definitions are made once, at first use, from k8s-openapi's JSON schemas (`roots`); a reference is resolved by
+//! name when a tree is walked. `decode` checks and prunes an object, `defaults` fills it in, `merge_keys` says how its
 //! lists are merged. The documents for clients, which have descriptions, are made on demand in `openapi`.
 
 mod build;
@@ -112,12 +112,12 @@ struct Catalogue {
 fn catalogue() -> &'static Catalogue {
     static CATALOGUE: OnceLock<Catalogue> = OnceLock::new();
     CATALOGUE.get_or_init(|| {
-        let definitions = roots::generate(roots::ROOTS);
+        let mut definitions = BTreeMap::new();
+        roots::each_definition(|name, json| {
+            definitions.insert(name.to_owned(), build::schema(name, json));
+        });
         Catalogue {
-            definitions: definitions
-                .iter()
-                .map(|(name, json)| (name.clone(), build::schema(name, json)))
-                .collect(),
+            definitions,
             kinds: roots::ROOTS.iter().map(|r| ((r.group, r.version, r.kind), (r.definition)())).collect(),
         }
     })

@@ -1,8 +1,9 @@
 //! Tables as `kubectl get` prints them: columns and cells per kind.
 //!
-//! [`KINDS`] is the table of tables: for each kind its columns and the function that fills a row's cells. A kind that
+//! `KINDS` is the table of tables: for each kind its columns and the function that fills a row's cells. A kind that
 //! doesn't stand there has a name and a creation time. What doesn't live here: custom resources' own columns.
 
+mod batch;
 mod cells;
 mod pod;
 mod workload;
@@ -129,6 +130,19 @@ const KINDS: &[KindTable] = &[
         wide("ServiceAccounts")], cells::binding),
     kind("rbac.authorization.k8s.io", "ClusterRoleBinding", &[NAME, text("Role"), AGE, wide("Users"), wide("Groups"),
         wide("ServiceAccounts")], cells::binding),
+    kind("batch", "Job", &[NAME, text("Status"), text("Completions"), text("Duration"), AGE, CONTAINERS, IMAGES,
+        SELECTOR], batch::job),
+    kind("batch", "CronJob", &[NAME, text("Schedule"), text("Timezone"), text("Suspend"), number("Active"),
+        text("Last Schedule"), AGE, CONTAINERS, IMAGES, SELECTOR], batch::cron_job),
+    kind("", "PersistentVolume", &[NAME, text("Capacity"), text("Access Modes"), text("Reclaim Policy"), text("Status"),
+        text("Claim"), text("StorageClass"), text("VolumeAttributesClass"), text("Reason"), AGE, wide("VolumeMode")],
+        batch::volume),
+    kind("", "PersistentVolumeClaim", &[NAME, text("Status"), text("Volume"), text("Capacity"), text("Access Modes"),
+        text("StorageClass"), text("VolumeAttributesClass"), AGE, wide("VolumeMode")], batch::claim),
+    kind("scheduling.k8s.io", "PriorityClass", &[NAME, number("Value"), text("Global-Default"), AGE,
+        wide("PreemptionPolicy")], batch::priority_class),
+    kind("policy", "PodDisruptionBudget", &[NAME, text("Min Available"), text("Max Unavailable"),
+        number("Allowed Disruptions"), AGE], batch::budget),
 ];
 
 const OTHER: KindTable = kind("", "", &[NAME, CREATED], cells::created);

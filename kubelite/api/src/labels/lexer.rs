@@ -41,7 +41,7 @@ impl Token {
     }
 
     /// The token as it reads where a key or a value is expected.
-    pub(super) fn as_value(self) -> Token {
+    pub(super) fn into_value(self) -> Token {
         match self {
             Token::In | Token::NotIn => Token::Identifier(self.literal().to_owned()),
             other => other,

@@ -45,11 +45,11 @@ pub(super) fn parse(text: &str) -> Parsed<Vec<Requirement>> {
 
 impl Parser {
     fn peek(&mut self) -> Token {
-        self.tokens.peek().cloned().unwrap_or(Token::End).as_value()
+        self.tokens.peek().cloned().unwrap_or(Token::End).into_value()
     }
 
     fn next(&mut self) -> Token {
-        self.tokens.next().unwrap_or(Token::End).as_value()
+        self.tokens.next().unwrap_or(Token::End).into_value()
     }
 
     fn requirement(&mut self) -> Parsed<Requirement> {

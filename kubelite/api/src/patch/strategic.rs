@@ -82,7 +82,7 @@ fn field(
         Value::Array(patch) => {
             let old = if let Some(Value::Array(old)) = old { old } else { Vec::new() };
             Value::Array(match rule.filter(|r| r.merges()) {
-                Some(rule) => list(known.and_then(|f| inner(&f.shape)), rule, old, patch, order)?,
+                Some(rule) => list(known.and_then(|f| inner(&f.shape)), rule, &old, patch, order)?,
                 None => patch.clone(),
             })
         }
@@ -102,12 +102,12 @@ fn inner(shape: &Shape) -> Option<&'static Schema> {
 fn list(
     schema: Option<&Schema>,
     rule: &ListRule,
-    old: Vec<Value>,
+    old: &[Value],
     patch: &[Value],
     order: Option<&Value>,
 ) -> Result<Vec<Value>, ApiError> {
     let mut merged =
-        if patch.iter().any(|item| directive(item) == Some("replace")) { Vec::new() } else { old.clone() };
+        if patch.iter().any(|item| directive(item) == Some("replace")) { Vec::new() } else { old.to_vec() };
     for item in patch {
         if rule.merge_key.is_empty() {
             if !merged.contains(item) {
@@ -139,7 +139,7 @@ fn list(
         }
     }
     Ok(match order.and_then(Value::as_array) {
-        Some(order) => ordered(rule, &old, merged, order),
+        Some(order) => ordered(rule, old, merged, order),
         None => merged,
     })
 }

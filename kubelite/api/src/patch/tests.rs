@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::schema;
 
+#[allow(clippy::needless_pass_by_value)] // Callers write literals.
 fn pod(target: Value, patch: Value) -> Value {
     strategic(schema::for_kind("", "v1", "Pod").unwrap(), &target, &patch).unwrap()
 }

@@ -7,8 +7,10 @@ use crate::{defaults, merge_keys};
 
 const REFERENCE: &str = "#/components/schemas/";
 
+type Special = fn() -> Shape;
+
 /// Definitions whose JSON schema says less than their type.
-const SPECIAL: &[(&str, fn() -> Shape)] = &[
+const SPECIAL: &[(&str, Special)] = &[
     ("io.k8s.apimachinery.pkg.api.resource.Quantity", || Shape::Quantity),
     ("io.k8s.apimachinery.pkg.util.intstr.IntOrString", || Shape::IntOrString),
     ("io.k8s.apimachinery.pkg.apis.meta.v1.Time", || Shape::Time),

@@ -46,7 +46,7 @@ const fn root<T: Resource + JsonSchema>() -> Root {
 }
 
 /// The definitions of all `roots` and of everything that they reach, by name.
-pub(crate) fn generate(roots: &[Root]) -> Map<String, Value> {
+pub(crate) fn generate<'a>(roots: impl IntoIterator<Item = &'a Root>) -> Map<String, Value> {
     let mut generator = SchemaSettings::openapi3().into_generator();
     for root in roots {
         (root.generate)(&mut generator);
@@ -54,6 +54,24 @@ pub(crate) fn generate(roots: &[Root]) -> Map<String, Value> {
     generator.subschema_for::<meta::ListMeta>();
     generator.subschema_for::<meta::DeleteOptions>();
     generator.take_definitions(false)
+}
+
+/// Hands every definition out once. Each is dropped before the next kind is generated, so that all descriptions are
+/// never in memory together.
+pub(crate) fn each_definition(mut found: impl FnMut(&str, &Value)) {
+    let mut generator = SchemaSettings::openapi3().into_generator();
+    let common: fn(&mut SchemaGenerator) = |generator| {
+        generator.subschema_for::<meta::ListMeta>();
+        generator.subschema_for::<meta::DeleteOptions>();
+    };
+    for generate in ROOTS.iter().map(|root| root.generate).chain([common]) {
+        generate(&mut generator);
+        // The name stays, so that the generator doesn't make the definition again.
+        for (name, json) in generator.definitions_mut().iter_mut().filter(|(_, json)| !json.is_null()) {
+            found(name, json);
+            *json = Value::Null;
+        }
+    }
 }
 
 /// All root kinds.

@@ -107,3 +107,13 @@ fn nodes_services_and_deployments() {
         "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}, "status": {"readyReplicas": 2}});
     assert_eq!(row("apps", "Deployment", &deployment)[1..], ["2/3", "0", "0", "<unknown>", "c", "i", "a=b"]);
 }
+
+#[test]
+fn jobs_and_claims() {
+    let job = json!({"metadata": {"name": "j"}, "spec": {"completions": 3}, "status": {"succeeded": 3,
+        "startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:05:00Z", "conditions": [{"type": "Complete", "status": "True"}]}});
+    assert_eq!(row("batch", "Job", &job)[1..4], ["Complete", "3/3", "5m"]);
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"volumeName": "v"}, "status": {"phase": "Bound",
+        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]}});
+    assert_eq!(row("", "PersistentVolumeClaim", &claim)[1..5], ["Bound", "v", "1Gi", "RWO"]);
+}

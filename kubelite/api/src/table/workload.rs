@@ -9,7 +9,7 @@ use crate::labels::LabelSelector;
 use crate::object;
 
 /// Containers, images and selector, which all of them show with `-o wide`.
-fn wide(object: &Value) -> [Value; 3] {
+pub(super) fn wide(object: &Value) -> [Value; 3] {
     let containers = object.pointer("/spec/template/spec/containers").and_then(Value::as_array);
     let each = |field| join(containers.into_iter().flatten().map(|c| text(c, field)));
     [json!(each("/name")), json!(each("/image")), json!(selector(object))]
