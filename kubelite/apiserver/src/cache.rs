@@ -74,6 +74,22 @@ impl Entry {
         })
     }
 
+    /// The same object under the resourceVersion of a later change: how a watcher sees it leave its selection.
+    pub fn at_revision(&self, revision: Revision) -> Entry {
+        let mut value: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
+        object::set_resource_version(&mut value, &revision.to_string());
+        Entry {
+            key: self.key.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            revision,
+            bytes: serde_json::to_vec(&value).unwrap_or_default().into(),
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+            parsed: OnceLock::new(),
+        }
+    }
+
     /// The object as a tree. Kept once it was asked for: only what the server itself reasons about is.
     pub fn value(&self) -> Arc<Value> {
         self.parsed.get_or_init(|| Arc::new(serde_json::from_slice(&self.bytes).unwrap_or_default())).clone()
@@ -142,6 +158,16 @@ impl Cache {
         let state = self.state.read();
         let from = state.objects.range(prefix.to_owned()..);
         from.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, entry)| entry.clone()).collect()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.state.read().objects.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The changes behind `cursor`, oldest first.
@@ -223,7 +249,12 @@ impl Cache {
 
 fn last_state(key: &str, entry: &Entry) -> KeyValue {
     let revision = entry.revision;
-    KeyValue { key: key.to_owned(), value: entry.bytes.clone(), create_revision: revision, mod_revision: revision }
+    KeyValue {
+        key: key.to_owned(),
+        value: entry.bytes.clone(),
+        create_revision: revision,
+        mod_revision: revision,
+    }
 }
 
 fn push(state: &mut State, change: Change) {
@@ -243,7 +274,10 @@ pub struct Caches {
 
 impl Caches {
     /// Fills the caches from the store and keeps them up to date until `shutdown`.
-    pub async fn start(storage: StorageHandle, shutdown: CancellationToken) -> Result<Arc<Caches>, StorageError> {
+    pub async fn start(
+        storage: StorageHandle,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Caches>, StorageError> {
         let mut caches: Vec<Arc<Cache>> = Vec::new();
         for resource in RESOURCES {
             if caches.iter().all(|c| c.resource.prefix != resource.prefix) {

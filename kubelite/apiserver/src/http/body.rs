@@ -55,7 +55,9 @@ pub fn media_type(headers: &HeaderMap) -> &str {
 
 /// A body as a tree, with the paths of fields that stood there twice.
 pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
-    let broken = |what: &str, e: &dyn std::fmt::Display| ApiError::bad_request(format!("the {what} in the body cannot be read: {e}"));
+    let broken = |what: &str, e: &dyn std::fmt::Display| {
+        ApiError::bad_request(format!("the {what} in the body cannot be read: {e}"))
+    };
     match media_type(headers) {
         "application/json" | "*/*" => json::parse(bytes).map_err(|e| broken("JSON", &e)),
         "application/yaml" | "application/apply-patch+yaml" => {
@@ -66,13 +68,19 @@ pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<(Value, Vec<String>), 
         other => Err(ApiError::new(
             415,
             "UnsupportedMediaType",
-            format!("the body of the request was in an unknown format ({other}) - accepted media types include: application/json, application/yaml"),
+            format!(
+                "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, application/yaml"
+            ),
         )),
     }
 }
 
 /// An object from a body: of the right kind, pruned, its types checked, defaults in. The strings are warnings.
-pub fn decode(resource: &Resource, (mut value, twice): (Value, Vec<String>), validation: FieldValidation) -> Result<(Value, Vec<String>), ApiError> {
+pub fn decode(
+    resource: &Resource,
+    (mut value, twice): (Value, Vec<String>),
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), ApiError> {
     check_kind(resource, &mut value)?;
     let schema = schema::for_kind(resource.group, resource.version, resource.kind);
     let decoded = schema.map(|schema| schema.decode(&mut value)).unwrap_or_default();
@@ -83,14 +91,22 @@ pub fn decode(resource: &Resource, (mut value, twice): (Value, Vec<String>), val
         )));
     }
     let unknown = decoded.unknown.iter().map(|path| format!("unknown field \"{path}\""));
-    let findings: Vec<String> = unknown.chain(twice.iter().map(|path| format!("duplicate field \"{path}\""))).collect();
+    let findings: Vec<String> =
+        unknown.chain(twice.iter().map(|path| format!("duplicate field \"{path}\""))).collect();
     if validation == FieldValidation::Strict && !findings.is_empty() {
-        return Err(ApiError::bad_request(format!("{} in version \"{}\" cannot be handled as a {}: strict decoding error: {}", resource.kind, resource.version, resource.kind, findings.join(", "))));
+        return Err(ApiError::bad_request(format!(
+            "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {}",
+            resource.kind,
+            resource.version,
+            resource.kind,
+            findings.join(", ")
+        )));
     }
     if resource.prefix == "events" && !resource.group.is_empty() {
         strategy::to_stored(&mut value);
     }
-    if let Some(schema) = schema::for_kind(resource.stored().group, resource.stored().version, resource.kind) {
+    if let Some(schema) = schema::for_kind(resource.stored().group, resource.stored().version, resource.kind)
+    {
         schema.apply_defaults(&mut value);
     }
     let warnings = if validation == FieldValidation::Warn { findings } else { Vec::new() };
@@ -117,7 +133,11 @@ fn check_kind(resource: &Resource, value: &mut Value) -> Result<(), ApiError> {
     }
     if object::metadata(value).is_none() {
         if !value["metadata"].is_null() {
-            let error = FieldError { reason: "FieldValueInvalid", field: "metadata".into(), message: "must be an object".into() };
+            let error = FieldError {
+                reason: "FieldValueInvalid",
+                field: "metadata".into(),
+                message: "must be an object".into(),
+            };
             return Err(ApiError::invalid(resource.kind, "", &[error]));
         }
         value["metadata"] = serde_json::json!({});

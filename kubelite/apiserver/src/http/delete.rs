@@ -11,7 +11,11 @@ use crate::registry::{DeleteOptions, Deleted};
 use crate::resources::Resource;
 
 /// DELETE of one object.
-pub(super) async fn delete(front: &Front, mut asked: Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+pub(super) async fn delete(
+    front: &Front,
+    mut asked: Asked,
+    resource: &'static Resource,
+) -> Result<Response, ApiError> {
     let form = negotiate::accept(&asked.headers)?;
     let options = options(&mut asked).await?;
     let name = asked.info.name.clone();
@@ -24,7 +28,11 @@ pub(super) async fn delete(front: &Front, mut asked: Asked, resource: &'static R
 }
 
 /// DELETE of a collection.
-pub(super) async fn collection(front: &Front, mut asked: Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+pub(super) async fn collection(
+    front: &Front,
+    mut asked: Asked,
+    resource: &'static Resource,
+) -> Result<Response, ApiError> {
     let (_, format) = negotiate::accept(&asked.headers)?;
     let options = options(&mut asked).await?;
     let query = read::query(&asked, resource)?;
@@ -39,13 +47,18 @@ pub(super) async fn collection(front: &Front, mut asked: Asked, resource: &'stat
 }
 
 /// POST of an Eviction. Without disruption budgets every eviction is granted, as upstream does where none matches.
-pub(super) async fn evict(front: &Front, mut asked: Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+pub(super) async fn evict(
+    front: &Front,
+    mut asked: Asked,
+    resource: &'static Resource,
+) -> Result<Response, ApiError> {
     let bytes = body::read(std::mem::take(&mut asked.body)).await?;
     let (eviction, _) = body::parse(&asked.headers, &bytes)?;
     let options = parse(eviction.get("deleteOptions").cloned().unwrap_or_default())?;
     let name = asked.info.name.clone();
     front.registry.delete(asked.context(resource)?, &name, &options).await?;
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(respond::value(StatusCode::CREATED, &status, negotiate::Format::Json))
 }
 
@@ -76,7 +89,8 @@ fn parse(options: Value) -> Result<DeleteOptions, ApiError> {
     if options.is_null() {
         return Ok(DeleteOptions::default());
     }
-    serde_json::from_value(options).map_err(|e| ApiError::bad_request(format!("the DeleteOptions cannot be read: {e}")))
+    serde_json::from_value(options)
+        .map_err(|e| ApiError::bad_request(format!("the DeleteOptions cannot be read: {e}")))
 }
 
 fn success(resource: &Resource, object: &Value) -> Value {

@@ -23,6 +23,9 @@ use axum::response::Response;
 use http::{HeaderMap, Method};
 use kubelite_api::status::ApiError;
 
+pub use negotiate::Format;
+pub use respond::value as respond_value;
+
 use crate::auth::layers::{authenticate, authorize};
 use crate::parts::Parts;
 use crate::registry::{Context, Registry};

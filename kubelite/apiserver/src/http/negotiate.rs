@@ -34,7 +34,8 @@ pub fn accept(headers: &HeaderMap) -> Result<(View, Format), ApiError> {
             Some("application/yaml") => Format::Yaml,
             _ => continue,
         };
-        let parameter = |name: &str| wanted.split(';').find_map(|p| p.trim().strip_prefix(name)).unwrap_or_default();
+        let parameter =
+            |name: &str| wanted.split(';').find_map(|p| p.trim().strip_prefix(name)).unwrap_or_default();
         let view = match (parameter("as="), parameter("g="), parameter("v=")) {
             ("", ..) => View::Object,
             ("Table", "meta.k8s.io", "v1") => View::Table,

@@ -39,7 +39,8 @@ impl Query {
 /// What a request is about.
 pub fn request_info(method: &Method, path: &str, query: &Query) -> Result<RequestInfo, ApiError> {
     let segments = segments(path)?;
-    let mut info = RequestInfo { verb: method.as_str().to_lowercase(), path: path.to_owned(), ..RequestInfo::default() };
+    let mut info =
+        RequestInfo { verb: method.as_str().to_lowercase(), path: path.to_owned(), ..RequestInfo::default() };
     let mut rest = match segments.as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => {
             info.version = (*version).to_owned();
@@ -127,14 +128,27 @@ mod tests {
             (Method::GET, "/api/v1/pods", ["list", "", "pods", "", "", ""]),
             (Method::GET, "/api/v1/pods?watch=true", ["watch", "", "pods", "", "", ""]),
             (Method::GET, "/api/v1/namespaces/a/pods/b/log", ["get", "", "pods", "log", "a", "b"]),
-            (Method::PUT, "/api/v1/namespaces/a/finalize", ["update", "", "namespaces", "finalize", "a", "a"]),
+            (
+                Method::PUT,
+                "/api/v1/namespaces/a/finalize",
+                ["update", "", "namespaces", "finalize", "a", "a"],
+            ),
             (Method::GET, "/api/v1/namespaces/a", ["get", "", "namespaces", "", "a", "a"]),
-            (Method::DELETE, "/apis/apps/v1/namespaces/a/deployments", ["deletecollection", "apps", "deployments", "", "a", ""]),
-            (Method::PATCH, "/apis/apps/v1/namespaces/a/deployments/d/scale", ["patch", "apps", "deployments", "scale", "a", "d"]),
+            (
+                Method::DELETE,
+                "/apis/apps/v1/namespaces/a/deployments",
+                ["deletecollection", "apps", "deployments", "", "a", ""],
+            ),
+            (
+                Method::PATCH,
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                ["patch", "apps", "deployments", "scale", "a", "d"],
+            ),
             (Method::GET, "/api/v1/nodes/n/proxy/logs/x", ["get", "", "nodes", "proxy", "", "n"]),
         ] {
             let info = info(method, uri).unwrap();
-            let got = [&info.verb, &info.group, &info.resource, &info.subresource, &info.namespace, &info.name];
+            let got =
+                [&info.verb, &info.group, &info.resource, &info.subresource, &info.namespace, &info.name];
             assert_eq!(got, expected, "{uri}");
         }
         assert!(!info(Method::GET, "/healthz").unwrap().is_resource);
@@ -142,7 +156,13 @@ mod tests {
 
     #[test]
     fn odd_paths_are_refused() {
-        for uri in ["/api/v1/namespaces/../pods", "/api/v1//pods", "/api/v1/namespaces/%2e%2e/pods", "/api/v1/namespaces/a%2fb/pods", "/api/v1/./pods"] {
+        for uri in [
+            "/api/v1/namespaces/../pods",
+            "/api/v1//pods",
+            "/api/v1/namespaces/%2e%2e/pods",
+            "/api/v1/namespaces/a%2fb/pods",
+            "/api/v1/./pods",
+        ] {
             assert!(info(Method::GET, uri).is_err(), "{uri}");
         }
     }

@@ -12,20 +12,32 @@ use crate::resources::Resource;
 use crate::scale;
 
 /// One object.
-pub(super) async fn get(front: &Front, asked: &Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+pub(super) async fn get(
+    front: &Front,
+    asked: &Asked,
+    resource: &'static Resource,
+) -> Result<Response, ApiError> {
     let form = negotiate::accept(&asked.headers)?;
     let current = front.registry.get(resource, &asked.info.namespace, &asked.info.name).await?;
     Ok(respond::object(resource, StatusCode::OK, current.object, form))
 }
 
 /// The Scale of a workload.
-pub(super) async fn scale(front: &Front, asked: &Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+pub(super) async fn scale(
+    front: &Front,
+    asked: &Asked,
+    resource: &'static Resource,
+) -> Result<Response, ApiError> {
     let current = front.registry.get(resource, &asked.info.namespace, &asked.info.name).await?;
     Ok(respond::value(StatusCode::OK, &scale::of(&current.object), negotiate::Format::Json))
 }
 
 /// Many.
-pub(super) async fn list(front: &Front, asked: &Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+pub(super) async fn list(
+    front: &Front,
+    asked: &Asked,
+    resource: &'static Resource,
+) -> Result<Response, ApiError> {
     let form = negotiate::accept(&asked.headers)?;
     let listed = front.registry.list(resource, &asked.info.namespace, &query(asked, resource)?).await?;
     Ok(respond::list(resource, &listed, form))
@@ -55,7 +67,9 @@ pub(super) fn query(asked: &Asked, resource: &'static Resource) -> Result<ListQu
 }
 
 fn check_fields(resource: &'static Resource, selector: &FieldSelector) -> Result<(), ApiError> {
-    let known = |path: &str| matches!(path, "metadata.name" | "metadata.namespace") || resource.fields.contains(&path);
+    let known = |path: &str| {
+        matches!(path, "metadata.name" | "metadata.namespace") || resource.fields.contains(&path)
+    };
     match selector.requirements().iter().find(|r| !known(&r.field)) {
         None => Ok(()),
         Some(unknown) => {

@@ -4,8 +4,8 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
-use http::header::{CONTENT_TYPE, HeaderValue, WARNING};
 use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue, WARNING};
 use jiff::Timestamp;
 use kubelite_api::status::ApiError;
 use kubelite_api::table;
@@ -28,7 +28,12 @@ pub fn shown(resource: &Resource, mut object: Value, view: View) -> Value {
 }
 
 /// 200 or 201 with an object.
-pub fn object(resource: &Resource, code: StatusCode, object: Value, (view, format): (View, Format)) -> Response {
+pub fn object(
+    resource: &Resource,
+    code: StatusCode,
+    object: Value,
+    (view, format): (View, Format),
+) -> Response {
     value(code, &shown(resource, object, view), format)
 }
 
@@ -138,9 +143,14 @@ fn table_of(resource: &Resource, objects: &[Value], mut metadata: Value) -> Valu
     let columns: Vec<Value> = table::columns(stored.group, stored.kind).iter().map(|c| json!({
         "name": c.name, "type": c.r#type, "format": c.format, "description": c.description, "priority": c.priority,
     })).collect();
-    let rows: Vec<Value> = objects.iter().map(|object| json!({
-        "cells": table::cells(stored.group, stored.kind, object, now), "object": partial(object),
-    })).collect();
+    let rows: Vec<Value> = objects
+        .iter()
+        .map(|object| {
+            json!({
+                "cells": table::cells(stored.group, stored.kind, object, now), "object": partial(object),
+            })
+        })
+        .collect();
     if let [object] = objects
         && metadata.get("resourceVersion").is_none()
     {

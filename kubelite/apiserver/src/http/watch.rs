@@ -31,10 +31,15 @@ const BOOKMARKS: Duration = Duration::from_secs(60);
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Starts a watch.
-pub(super) async fn watch(front: &Arc<Front>, asked: &Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+pub(super) async fn watch(
+    front: &Arc<Front>,
+    asked: &Asked,
+    resource: &'static Resource,
+) -> Result<Response, ApiError> {
     let (view, _) = negotiate::accept(&asked.headers)?;
     let query = read::query(asked, resource)?;
-    let requested = asked.query.number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
+    let requested =
+        asked.query.number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
     let seconds = requested.unwrap_or_else(|| DEFAULT_SECONDS + u64::from(rand::random::<u16>() % 1800));
     let caches = front.registry.caches.clone();
     let cache = caches.of(resource);
@@ -53,7 +58,8 @@ pub(super) async fn watch(front: &Arc<Front>, asked: &Asked, resource: &'static 
         cache,
         caches,
     };
-    watcher.begin(asked.query.is_true("sendInitialEvents"), parse_version(asked.query.get("resourceVersion"))?);
+    watcher
+        .begin(asked.query.is_true("sendInitialEvents"), parse_version(asked.query.get("resourceVersion"))?);
     let lines = stream::unfold(watcher, |mut watcher| async move {
         let line = watcher.next().await?;
         Some((Ok::<_, std::convert::Infallible>(line), watcher))
@@ -150,7 +156,8 @@ impl Watcher {
             }
             Err(too_old) => {
                 let text = format!("too old resource version: {} ({})", self.cursor, too_old.oldest);
-                self.ready.push_back(line_of("ERROR", &ApiError::expired(text).to_status().to_string().into()));
+                self.ready
+                    .push_back(line_of("ERROR", &ApiError::expired(text).to_status().to_string().into()));
                 self.over = true;
             }
         }

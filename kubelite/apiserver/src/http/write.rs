@@ -14,7 +14,11 @@ use crate::scale;
 use crate::strategy::{self, Part};
 
 /// POST of an object.
-pub(super) async fn create(front: &Front, mut asked: Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+pub(super) async fn create(
+    front: &Front,
+    mut asked: Asked,
+    resource: &'static Resource,
+) -> Result<Response, ApiError> {
     let form = negotiate::accept(&asked.headers)?;
     let (object, warnings) = decoded(&mut asked, resource).await?;
     let created = front.registry.create(asked.context(resource)?, object).await?;
@@ -22,7 +26,11 @@ pub(super) async fn create(front: &Front, mut asked: Asked, resource: &'static R
 }
 
 /// PUT of an object, its status or, for namespaces, its finalizers.
-pub(super) async fn update(front: &Front, mut asked: Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+pub(super) async fn update(
+    front: &Front,
+    mut asked: Asked,
+    resource: &'static Resource,
+) -> Result<Response, ApiError> {
     let form = negotiate::accept(&asked.headers)?;
     let (object, warnings) = decoded(&mut asked, resource).await?;
     let name = asked.info.name.clone();
@@ -40,7 +48,11 @@ pub(super) async fn update(front: &Front, mut asked: Asked, resource: &'static R
 }
 
 /// PATCH in three kinds.
-pub(super) async fn patch(front: &Front, mut asked: Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+pub(super) async fn patch(
+    front: &Front,
+    mut asked: Asked,
+    resource: &'static Resource,
+) -> Result<Response, ApiError> {
     let form = negotiate::accept(&asked.headers)?;
     let kind = PatchKind::of(body::media_type(&asked.headers))?;
     let bytes = body::read(std::mem::take(&mut asked.body)).await?;
@@ -61,7 +73,11 @@ pub(super) async fn patch(front: &Front, mut asked: Asked, resource: &'static Re
 }
 
 /// PUT or PATCH of a workload's Scale: only `spec.replicas` counts.
-pub(super) async fn scale(front: &Front, mut asked: Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+pub(super) async fn scale(
+    front: &Front,
+    mut asked: Asked,
+    resource: &'static Resource,
+) -> Result<Response, ApiError> {
     let bytes = body::read(std::mem::take(&mut asked.body)).await?;
     let (sent, _) = match asked.info.verb.as_str() {
         "patch" => kubelite_api::json::parse(&bytes).map_err(|e| ApiError::bad_request(e.to_string()))?,
@@ -108,7 +124,11 @@ pub(super) async fn bind(front: &Front, mut asked: Asked) -> Result<Response, Ap
 pub(super) async fn ask(front: &Front, mut asked: Asked) -> Result<Response, ApiError> {
     let (view, format) = negotiate::accept(&asked.headers)?;
     if view != negotiate::View::Object {
-        return Err(ApiError::new(406, "NotAcceptable", "a review can only be had as itself: application/json"));
+        return Err(ApiError::new(
+            406,
+            "NotAcceptable",
+            "a review can only be had as itself: application/json",
+        ));
     }
     if asked.info.verb != "create" {
         return Err(super::not_allowed());
@@ -157,7 +177,9 @@ impl PatchKind {
             other => Err(ApiError::new(
                 415,
                 "UnsupportedMediaType",
-                format!("the body of the request was in an unknown format ({other}) - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"),
+                format!(
+                    "the body of the request was in an unknown format ({other}) - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
+                ),
             )),
         }
     }
@@ -168,7 +190,8 @@ impl PatchKind {
             PatchKind::Merge => patch::merge(old, change),
             PatchKind::Strategic => {
                 let schema = schema::for_kind(resource.group, resource.version, resource.kind);
-                let schema = schema.ok_or_else(|| ApiError::internal(format!("{} has no schema", resource.kind)))?;
+                let schema =
+                    schema.ok_or_else(|| ApiError::internal(format!("{} has no schema", resource.kind)))?;
                 patch::strategic(schema, old, change)
             }
         }

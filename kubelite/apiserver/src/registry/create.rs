@@ -12,8 +12,15 @@ use crate::storage::StorageError;
 /// How many generated names are tried.
 const NAMES: usize = 8;
 /// What a client may send and the server sets itself.
-const SERVER_SET: [&str; 7] =
-    ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink", "managedFields"];
+const SERVER_SET: [&str; 7] = [
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "selfLink",
+    "managedFields",
+];
 
 impl Registry {
     /// Creates an object (decoded and pruned); what was stored, with its resourceVersion.
@@ -78,7 +85,8 @@ fn prepare_metadata(context: Context<'_>, object: &mut Value) -> Result<(), ApiE
 fn new_uid() -> String {
     let bits = (rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
     let hex = format!("{bits:032x}");
-    let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)].map(|(from, to)| hex.get(from..to).unwrap_or_default());
+    let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)]
+        .map(|(from, to)| hex.get(from..to).unwrap_or_default());
     parts.join("-")
 }
 

@@ -48,7 +48,12 @@ pub enum Deleted {
 
 impl Registry {
     /// Deletes an object, or begins to.
-    pub async fn delete(&self, context: Context<'_>, name: &str, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+    pub async fn delete(
+        &self,
+        context: Context<'_>,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, ApiError> {
         let resource = context.resource;
         for _ in 0..TRIES {
             let current = self.get(resource, &context.request.namespace, name).await?;
@@ -56,28 +61,42 @@ impl Registry {
             self.admit(context, Operation::Delete, &mut Value::Null, Some(&current.object)).await?;
             let grace = resource.strategy.grace(&current.object, options.grace_period_seconds);
             let marked = mark(&current.object, grace, options, Timestamp::now());
-            let waits = grace > 0 || !object::finalizers(&marked).is_empty() || resource.strategy.blocks_deletion(&marked);
+            let waits = grace > 0
+                || !object::finalizers(&marked).is_empty()
+                || resource.strategy.blocks_deletion(&marked);
             let done = match (context.dry_run, waits) {
                 (true, true) => Ok(Deleted::Begun(marked)),
                 (true, false) => Ok(Deleted::Gone(marked)),
                 (false, true) if marked == current.object => Ok(Deleted::Begun(marked)),
                 (false, true) => self.write(context, &current, marked).await.map(Deleted::Begun),
-                (false, false) => self.remove(resource, &current).await.map(|()| Deleted::Gone(current.object)),
+                (false, false) => {
+                    self.remove(resource, &current).await.map(|()| Deleted::Gone(current.object))
+                }
             };
             match done {
                 Err(error) if error.reason == "Conflict" => {}
                 done => return done,
             }
         }
-        Err(ApiError::new(503, "ServiceUnavailable", "too many clients change this object at once; try again"))
+        Err(ApiError::new(
+            503,
+            "ServiceUnavailable",
+            "too many clients change this object at once; try again",
+        ))
     }
 
     /// Deletes all objects that match; those that were there.
-    pub async fn delete_collection(&self, context: Context<'_>, query: &ListQuery, options: &DeleteOptions) -> Result<Vec<Value>, ApiError> {
+    pub async fn delete_collection(
+        &self,
+        context: Context<'_>,
+        query: &ListQuery,
+        options: &DeleteOptions,
+    ) -> Result<Vec<Value>, ApiError> {
         let listed = self.list(context.resource, &context.request.namespace, query).await?;
         let mut deleted = Vec::with_capacity(listed.entries.len());
         for entry in &listed.entries {
-            let request = crate::request::RequestInfo { namespace: entry.namespace.clone(), ..context.request.clone() };
+            let request =
+                crate::request::RequestInfo { namespace: entry.namespace.clone(), ..context.request.clone() };
             match self.delete(Context { request: &request, ..context }, &entry.name, options).await {
                 Ok(Deleted::Gone(object) | Deleted::Begun(object)) => deleted.push(object),
                 Err(error) if error.is_not_found() => {}
@@ -103,14 +122,20 @@ impl Registry {
     }
 }
 
-fn check_preconditions(resource: &Resource, name: &str, wanted: &Preconditions, object: &Value) -> Result<(), ApiError> {
+fn check_preconditions(
+    resource: &Resource,
+    name: &str,
+    wanted: &Preconditions,
+    object: &Value,
+) -> Result<(), ApiError> {
     let pairs = [
         ("UID", wanted.uid.as_deref(), object::uid(object)),
         ("ResourceVersion", wanted.resource_version.as_deref(), object::resource_version(object)),
     ];
     for (what, wanted, is) in pairs {
         if let Some(wanted) = wanted.filter(|w| *w != is) {
-            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}");
+            let why =
+                format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}");
             return Err(ApiError::conflict(&resource.qualified(), name, &why));
         }
     }

@@ -77,7 +77,12 @@ const TOKEN_VERSION: &str = "kubelite/v1";
 
 impl Registry {
     /// Lists a namespace (`""`: all).
-    pub async fn list(&self, resource: &'static Resource, namespace: &str, query: &ListQuery) -> Result<Listed, ApiError> {
+    pub async fn list(
+        &self,
+        resource: &'static Resource,
+        namespace: &str,
+        query: &ListQuery,
+    ) -> Result<Listed, ApiError> {
         let mut prefix = resource.key_prefix();
         if !namespace.is_empty() && resource.namespaced {
             prefix.push_str(namespace);
@@ -92,7 +97,11 @@ impl Registry {
             return self.list_at(resource, &prefix, query, wanted, None).await;
         }
         if wanted > 0 && !self.caches.wait_for(wanted, CATCH_UP).await {
-            let mut error = ApiError::new(504, "Timeout", format!("Too large resource version: {wanted}, current: {}", self.caches.revision()));
+            let mut error = ApiError::new(
+                504,
+                "Timeout",
+                format!("Too large resource version: {wanted}, current: {}", self.caches.revision()),
+            );
             error.details = json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}], "retryAfterSeconds": 1});
             return Err(error);
         }
@@ -103,17 +112,31 @@ impl Registry {
     }
 
     /// As of one revision, from the store.
-    async fn list_at(&self, resource: &'static Resource, prefix: &str, query: &ListQuery, revision: Revision, after: Option<String>) -> Result<Listed, ApiError> {
+    async fn list_at(
+        &self,
+        resource: &'static Resource,
+        prefix: &str,
+        query: &ListQuery,
+        revision: Revision,
+        after: Option<String>,
+    ) -> Result<Listed, ApiError> {
         let options = ListOptions { revision, limit: 0, after: after.clone() };
         let page = match self.storage.list(prefix, options).await {
             Err(StorageError::Compacted { .. }) => return Err(self.expired(after.is_some(), prefix, after)),
             other => other.map_err(unavailable)?,
         };
-        let entries = page.items.iter().filter_map(|kv| Entry::read(resource.stored(), kv)).map(Arc::new).collect();
+        let entries =
+            page.items.iter().filter_map(|kv| Entry::read(resource.stored(), kv)).map(Arc::new).collect();
         Ok(self.page(resource, entries, revision, query))
     }
 
-    fn page(&self, resource: &'static Resource, entries: Vec<Arc<Entry>>, revision: Revision, query: &ListQuery) -> Listed {
+    fn page(
+        &self,
+        resource: &'static Resource,
+        entries: Vec<Arc<Entry>>,
+        revision: Revision,
+        query: &ListQuery,
+    ) -> Listed {
         let stored = resource.stored();
         let selected = entries.into_iter().filter(|entry| query.selects(stored, entry));
         if query.limit == 0 {
@@ -167,5 +190,7 @@ pub(crate) fn parse_version(text: &str) -> Result<Revision, ApiError> {
         return Ok(0);
     }
     let number = text.parse().ok().filter(|n: &Revision| *n >= 0);
-    number.ok_or_else(|| ApiError::bad_request(format!("Invalid value: \"{text}\": resourceVersion: must be a number")))
+    number.ok_or_else(|| {
+        ApiError::bad_request(format!("Invalid value: \"{text}\": resourceVersion: must be a number"))
+    })
 }

@@ -16,7 +16,7 @@ use kubelite_api::status::ApiError;
 use kubelite_api::{object, schema, validate};
 use serde_json::Value;
 
-pub use delete::{Deleted, DeleteOptions};
+pub use delete::{DeleteOptions, Deleted};
 pub use list::{ListQuery, Listed};
 pub use update::Change;
 
@@ -74,7 +74,13 @@ impl Registry {
         decode_stored(&kv)
     }
 
-    async fn admit(&self, context: Context<'_>, operation: Operation, object: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
+    async fn admit(
+        &self,
+        context: Context<'_>,
+        operation: Operation,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), ApiError> {
         let Context { user, request, dry_run, .. } = context;
         let attributes = Attributes { user, request, operation, old, dry_run };
         for admission in &self.admission {

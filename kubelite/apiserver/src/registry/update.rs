@@ -10,14 +10,21 @@ use crate::storage::StorageError;
 use crate::strategy::Part;
 
 /// What no client can change; `managedFields` are not kept.
-const KEPT: [&str; 5] = ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"];
+const KEPT: [&str; 5] =
+    ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"];
 
 /// How the new object comes from the present one.
 pub type Change<'a> = &'a (dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync);
 
 impl Registry {
     /// Changes an object; what is there afterwards. A resourceVersion in the new object is a condition.
-    pub async fn update(&self, context: Context<'_>, name: &str, part: Part, change: Change<'_>) -> Result<Value, ApiError> {
+    pub async fn update(
+        &self,
+        context: Context<'_>,
+        name: &str,
+        part: Part,
+        change: Change<'_>,
+    ) -> Result<Value, ApiError> {
         let resource = context.resource;
         for _ in 0..TRIES {
             let current = self.get(resource, &context.request.namespace, name).await?;
@@ -35,10 +42,21 @@ impl Registry {
                 done => return done,
             }
         }
-        Err(ApiError::new(503, "ServiceUnavailable", "too many clients change this object at once; try again"))
+        Err(ApiError::new(
+            503,
+            "ServiceUnavailable",
+            "too many clients change this object at once; try again",
+        ))
     }
 
-    async fn prepare(&self, context: Context<'_>, name: &str, part: Part, change: Change<'_>, current: &Current) -> Result<Value, ApiError> {
+    async fn prepare(
+        &self,
+        context: Context<'_>,
+        name: &str,
+        part: Part,
+        change: Change<'_>,
+        current: &Current,
+    ) -> Result<Value, ApiError> {
         let resource = context.resource;
         let old = &current.object;
         let mut object = change(old)?;
@@ -61,7 +79,12 @@ impl Registry {
     }
 
     /// Stores what was made of `current`.
-    pub(super) async fn write(&self, context: Context<'_>, current: &Current, mut object: Value) -> Result<Value, ApiError> {
+    pub(super) async fn write(
+        &self,
+        context: Context<'_>,
+        current: &Current,
+        mut object: Value,
+    ) -> Result<Value, ApiError> {
         let resource = context.resource;
         let key = resource.key(object::namespace(&object), object::name(&object));
         let revision = match self.storage.update(&key, encode(&object)?, current.revision).await {
@@ -95,7 +118,10 @@ fn check_identity(context: Context<'_>, name: &str, object: &mut Value, old: &Va
     }
     let uid = object::uid(object);
     if !uid.is_empty() && uid != object::uid(old) {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object::uid(old));
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            object::uid(old)
+        );
         return Err(ApiError::conflict(&context.resource.qualified(), name, &why));
     }
     Ok(())

@@ -39,7 +39,13 @@ pub trait Strategy: Send + Sync {
     }
 
     /// Before a change is validated: what this part may not write is taken from `old`.
-    fn prepare_update(&self, _allocator: &Allocator, part: Part, object: &mut Value, old: &Value) -> Result<(), ApiError> {
+    fn prepare_update(
+        &self,
+        _allocator: &Allocator,
+        part: Part,
+        object: &mut Value,
+        old: &Value,
+    ) -> Result<(), ApiError> {
         keep_other_part(part, object, old);
         Ok(())
     }
@@ -148,7 +154,13 @@ impl Strategy for Namespace {
         Ok(())
     }
 
-    fn prepare_update(&self, _: &Allocator, part: Part, object: &mut Value, old: &Value) -> Result<(), ApiError> {
+    fn prepare_update(
+        &self,
+        _: &Allocator,
+        part: Part,
+        object: &mut Value,
+        old: &Value,
+    ) -> Result<(), ApiError> {
         keep_other_part(part, object, old);
         if part == Part::Main {
             // The finalizers are written by `finalize` alone.
@@ -168,12 +180,16 @@ pub struct Secret;
 impl Secret {
     fn encode(object: &mut Value) {
         use base64::Engine;
-        let Some(Value::Object(texts)) = object.as_object_mut().and_then(|map| map.remove("stringData")) else { return };
+        let Some(Value::Object(texts)) = object.as_object_mut().and_then(|map| map.remove("stringData"))
+        else {
+            return;
+        };
         if !object["data"].is_object() {
             object["data"] = json!({});
         }
         for (key, text) in texts {
-            object["data"][key] = base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default()).into();
+            object["data"][key] =
+                base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default()).into();
         }
     }
 }
@@ -184,7 +200,13 @@ impl Strategy for Secret {
         Ok(())
     }
 
-    fn prepare_update(&self, _: &Allocator, _: Part, object: &mut Value, old: &Value) -> Result<(), ApiError> {
+    fn prepare_update(
+        &self,
+        _: &Allocator,
+        _: Part,
+        object: &mut Value,
+        old: &Value,
+    ) -> Result<(), ApiError> {
         Secret::encode(object);
         if object.get("type").is_none() {
             copy(object, old, "type");

@@ -21,7 +21,13 @@ impl Strategy for Pod {
         Ok(())
     }
 
-    fn prepare_update(&self, _: &Allocator, part: Part, object: &mut Value, old: &Value) -> Result<(), ApiError> {
+    fn prepare_update(
+        &self,
+        _: &Allocator,
+        part: Part,
+        object: &mut Value,
+        old: &Value,
+    ) -> Result<(), ApiError> {
         let quality = old.pointer("/status/qosClass").cloned();
         keep_other_part(part, object, old);
         if let (Part::Status, Some(quality)) = (part, quality) {

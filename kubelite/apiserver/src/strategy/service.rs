@@ -29,7 +29,11 @@ pub struct Allocator {
 
 impl Allocator {
     /// For this service network (address and prefix length) and these ports.
-    pub fn new(caches: Arc<Caches>, network: (Ipv4Addr, u8), node_ports: std::ops::RangeInclusive<u16>) -> Self {
+    pub fn new(
+        caches: Arc<Caches>,
+        network: (Ipv4Addr, u8),
+        node_ports: std::ops::RangeInclusive<u16>,
+    ) -> Self {
         Allocator { caches, network, node_ports, held: Mutex::default() }
     }
 
@@ -41,8 +45,16 @@ impl Allocator {
             return if inside && self.hold(text, |s| address_of(s) == text) {
                 Ok(text.to_owned())
             } else {
-                let why = if inside { "provided IP is already allocated" } else { "provided IP is not in the valid range" };
-                Err(invalid(service, "spec.clusterIPs", &format!("Invalid value: [\"{text}\"]: failed to allocate IP {text}: {why}")))
+                let why = if inside {
+                    "provided IP is already allocated"
+                } else {
+                    "provided IP is not in the valid range"
+                };
+                Err(invalid(
+                    service,
+                    "spec.clusterIPs",
+                    &format!("Invalid value: [\"{text}\"]: failed to allocate IP {text}: {why}"),
+                ))
             };
         }
         // The first sixteenth is left for addresses that are chosen by hand, as upstream's KEP-3070 has it.
@@ -61,8 +73,14 @@ impl Allocator {
         if let Some(number) = wanted {
             let port = u16::try_from(number).ok().filter(|p| self.node_ports.contains(p));
             return port.filter(|p| self.hold(&key(*p), taken(*p))).ok_or_else(|| {
-                let why = if port.is_some() { "provided port is already allocated".to_owned() } else {
-                    format!("provided port is not in the valid range. The range of valid ports is {}-{}", self.node_ports.start(), self.node_ports.end())
+                let why = if port.is_some() {
+                    "provided port is already allocated".to_owned()
+                } else {
+                    format!(
+                        "provided port is not in the valid range. The range of valid ports is {}-{}",
+                        self.node_ports.start(),
+                        self.node_ports.end()
+                    )
                 };
                 invalid(service, "spec.ports[0].nodePort", &format!("Invalid value: {number}: {why}"))
             });
@@ -98,7 +116,8 @@ fn ports_of(service: &Value) -> impl Iterator<Item = u64> {
 }
 
 fn invalid(service: &str, field: &str, message: &str) -> ApiError {
-    let error = FieldError { reason: "FieldValueInvalid", field: field.to_owned(), message: message.to_owned() };
+    let error =
+        FieldError { reason: "FieldValueInvalid", field: field.to_owned(), message: message.to_owned() };
     ApiError::invalid("Service", service, &[error])
 }
 
@@ -138,7 +157,12 @@ impl Service {
         Ok(())
     }
 
-    fn node_ports(allocator: &Allocator, service: &mut Value, old: Option<&Value>, name: &str) -> Result<(), ApiError> {
+    fn node_ports(
+        allocator: &Allocator,
+        service: &mut Value,
+        old: Option<&Value>,
+        name: &str,
+    ) -> Result<(), ApiError> {
         let before: Vec<Value> = old.and_then(|o| o["spec"]["ports"].as_array()).cloned().unwrap_or_default();
         let same = |a: &Value, b: &Value| a["port"] == b["port"] && a["protocol"] == b["protocol"];
         for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
@@ -161,7 +185,13 @@ impl Strategy for Service {
         Service::allocate(allocator, object, None)
     }
 
-    fn prepare_update(&self, allocator: &Allocator, part: Part, object: &mut Value, old: &Value) -> Result<(), ApiError> {
+    fn prepare_update(
+        &self,
+        allocator: &Allocator,
+        part: Part,
+        object: &mut Value,
+        old: &Value,
+    ) -> Result<(), ApiError> {
         keep_other_part(part, object, old);
         if part == Part::Main { Service::allocate(allocator, object, Some(old)) } else { Ok(()) }
     }
