@@ -13,6 +13,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use common::{Authority, Memory};
+use futures::StreamExt;
 use http::StatusCode;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
@@ -26,6 +27,7 @@ use kubelite_apiserver::serve::{serve, tls_config};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 type Seen = Arc<Mutex<Vec<String>>>;
@@ -260,4 +262,32 @@ async fn exec_by_get_needs_create() {
     let (head, _) = upgrade(&world, "/pods/p/exec?container=a&stdout=1&command=ls", "X-Nobody: 1\r\n").await;
     assert!(head.starts_with("HTTP/1.1 403"), "{head}");
     assert!(world.seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn logs_come_over_a_websocket_too() {
+    let world = world("n1").await;
+    let stream = TcpStream::connect(world.front).await.unwrap();
+    let request = http::Request::get("ws://x/pods/p/log?container=a")
+        .header("host", "x")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("sec-websocket-protocol", "binary.k8s.io")
+        .body(())
+        .unwrap();
+    let (mut socket, answer) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    assert_eq!(answer.headers()["sec-websocket-protocol"], "binary.k8s.io");
+    let mut text = Vec::new();
+    while let Some(message) = socket.next().await {
+        match message.unwrap() {
+            Message::Binary(piece) => text.extend_from_slice(&piece),
+            Message::Close(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(String::from_utf8(text).unwrap(), "line 0\nline 1\n");
+    let seen = world.seen.lock().unwrap().clone();
+    assert_eq!(seen, ["kube-apiserver-kubelet-client /containerLogs/ns/p/a false"]);
 }

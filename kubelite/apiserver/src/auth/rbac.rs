@@ -49,33 +49,40 @@ impl Rbac {
         rules
     }
 
-    /// The rules that a reference of a binding stands for; empty if the role is missing.
+    /// The rules that a reference of a binding stands for, aggregated ones included; empty if the role is missing.
     pub fn role_rules(&self, role_ref: &Value, namespace: &str) -> Vec<Value> {
+        let mut rules = Vec::new();
+        self.any_rule(role_ref, namespace, &mut |rule| {
+            rules.push(rule.clone());
+            false
+        });
+        rules
+    }
+
+    /// Shows each rule of a role, then those of the roles that it aggregates, to `each` until it returns true.
+    fn any_rule(&self, role_ref: &Value, namespace: &str, each: &mut dyn FnMut(&Value) -> bool) -> bool {
         let name = role_ref["name"].as_str().unwrap_or_default();
         let role = match role_ref["kind"].as_str() {
             Some("ClusterRole") => self.objects.get("clusterroles", "", name),
             Some("Role") => self.objects.get("roles", namespace, name),
             _ => None,
         };
-        role.map_or_else(Vec::new, |role| self.effective_rules(&role))
-    }
-
-    /// A role's own rules, and those of the roles that it aggregates.
-    pub fn effective_rules(&self, role: &Value) -> Vec<Value> {
-        let mut rules = array(&role["rules"]).to_vec();
+        let Some(role) = role else { return false };
+        if array(&role["rules"]).iter().any(&mut *each) {
+            return true;
+        }
         let selectors = array(&role["aggregationRule"]["clusterRoleSelectors"]);
         if selectors.is_empty() {
-            return rules;
+            return false;
         }
         let selectors: Vec<Selector> = selectors.iter().filter_map(selector).collect();
-        for other in self.objects.list("clusterroles", "") {
+        let selected = |other: &&Arc<Value>| {
             let labels: BTreeMap<String, String> =
                 serde_json::from_value(other["metadata"]["labels"].clone()).unwrap_or_default();
-            if selectors.iter().any(|s| s.matches(&labels)) {
-                rules.extend(array(&other["rules"]).iter().cloned());
-            }
-        }
-        rules
+            selectors.iter().any(|s| s.matches(&labels))
+        };
+        let others = self.objects.list("clusterroles", "");
+        others.iter().filter(selected).any(|other| array(&other["rules"]).iter().any(&mut *each))
     }
 
     /// Shows each (binding, rule) of the user to `each` until it returns true.
@@ -87,7 +94,7 @@ impl Rbac {
         for binding in bindings {
             let own = binding["metadata"]["namespace"].as_str().unwrap_or_default();
             if array(&binding["subjects"]).iter().any(|s| subject_is(s, user, own))
-                && self.role_rules(&binding["roleRef"], own).iter().any(|rule| each(&binding, rule))
+                && self.any_rule(&binding["roleRef"], own, &mut |rule| each(&binding, rule))
             {
                 return;
             }

@@ -5,10 +5,12 @@
 //!                                       answer streamed back │ 101: bytes both ways until one side ends
 //! ```
 //!
-//! What goes through an upgraded connection is never looked at: SPDY/3.1 and WebSocket are the kubelet's matter.
+//! What goes through an upgraded connection is never looked at: SPDY/3.1 and WebSocket are the kubelet's matter. Logs
+//! alone may be asked for over a WebSocket that ends here (websocket.rs).
 
 pub mod target;
 pub mod tunnel;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -57,9 +59,14 @@ impl NodeConnector {
         match target::find(self.objects.as_ref(), &info, &query)? {
             Destination::Nowhere => Ok(Response::new(Body::empty())),
             Destination::At(target) => {
+                let socket = if info.subresource == "log" { websocket::take(&mut request)? } else { None };
                 check_upgrade(&target, request.headers())?;
                 tunnel::clean_request(&mut request);
-                self.tunnels.carry(&target, request).await
+                let answer = self.tunnels.carry(&target, request).await?;
+                Ok(match socket {
+                    Some(socket) => socket.answer(answer),
+                    None => answer,
+                })
             }
         }
     }
