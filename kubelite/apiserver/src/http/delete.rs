@@ -13,11 +13,11 @@ use crate::resources::Resource;
 /// DELETE of one object.
 pub(super) async fn delete(
     front: &Front,
-    mut asked: Asked,
+    asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
     let form = negotiate::accept(&asked.headers)?;
-    let options = options(&mut asked).await?;
+    let options = options(asked)?;
     let name = asked.info.name.clone();
     let mut context = asked.context(resource)?;
     context.dry_run |= !options.dry_run.is_empty();
@@ -30,12 +30,12 @@ pub(super) async fn delete(
 /// DELETE of a collection.
 pub(super) async fn collection(
     front: &Front,
-    mut asked: Asked,
+    asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
     let (_, format) = negotiate::accept(&asked.headers)?;
-    let options = options(&mut asked).await?;
-    let query = read::query(&asked, resource)?;
+    let options = options(asked)?;
+    let query = read::query(asked, resource)?;
     let mut context = asked.context(resource)?;
     context.dry_run |= !options.dry_run.is_empty();
     let items = front.registry.delete_collection(context, &query, &options).await?;
@@ -49,11 +49,10 @@ pub(super) async fn collection(
 /// POST of an Eviction. Without disruption budgets every eviction is granted, as upstream does where none matches.
 pub(super) async fn evict(
     front: &Front,
-    mut asked: Asked,
+    asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
-    let bytes = body::read(std::mem::take(&mut asked.body)).await?;
-    let (eviction, _) = body::parse(&asked.headers, &bytes)?;
+    let (eviction, _) = body::parse(&asked.headers, &asked.body)?;
     let options = parse(eviction.get("deleteOptions").cloned().unwrap_or_default())?;
     let name = asked.info.name.clone();
     front.registry.delete(asked.context(resource)?, &name, &options).await?;
@@ -63,9 +62,8 @@ pub(super) async fn evict(
 }
 
 /// From the body or, where it says nothing, from the query.
-async fn options(asked: &mut Asked) -> Result<DeleteOptions, ApiError> {
-    let bytes = body::read(std::mem::take(&mut asked.body)).await?;
-    let sent = if bytes.is_empty() { Value::Null } else { body::parse(&asked.headers, &bytes)?.0 };
+fn options(asked: &Asked) -> Result<DeleteOptions, ApiError> {
+    let sent = if asked.body.is_empty() { Value::Null } else { body::parse(&asked.headers, &asked.body)?.0 };
     let mut options = parse(sent)?;
     if options.grace_period_seconds.is_none() {
         options.grace_period_seconds = asked.query.number("gracePeriodSeconds")?;

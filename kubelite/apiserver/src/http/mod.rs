@@ -72,15 +72,16 @@ struct Asked {
     info: RequestInfo,
     query: path::Query,
     headers: HeaderMap,
-    body: axum::body::Body,
+    body: bytes::Bytes,
 }
 
 impl Asked {
-    fn of(request: Request) -> Result<Asked, ApiError> {
+    async fn of(request: Request) -> Result<Asked, ApiError> {
         let (parts, body) = request.into_parts();
         let missing = || ApiError::internal("the request reached the verbs without user or RequestInfo");
         let user = parts.extensions.get::<UserInfo>().cloned().ok_or_else(missing)?;
         let info = parts.extensions.get::<RequestInfo>().cloned().ok_or_else(missing)?;
+        let body = body::read(body).await?;
         Ok(Asked { user, info, query: path::Query::parse(&parts.uri)?, headers: parts.headers, body })
     }
 
@@ -121,16 +122,16 @@ fn other(front: &Front, request: &Request) -> Result<Response, ApiError> {
 }
 
 async fn resource(front: &Arc<Front>, request: Request) -> Result<Response, ApiError> {
-    let asked = Asked::of(request)?;
+    let asked = Asked::of(request).await?;
     if front.parts.reviews.handles(&asked.info) {
-        return write::ask(front, asked).await;
+        return write::ask(front, &asked).await;
     }
     let info = &asked.info;
     let found = resources::lookup(&info.group, &info.version, &info.resource);
     let Some(resource) = found else {
         // `pods/binding` has a second path of its own: a Binding is created in the namespace.
         if info.resource == "bindings" && info.verb == "create" {
-            return write::bind(front, asked).await;
+            return write::bind(front, &asked).await;
         }
         return discovery::answer(info.path.trim_end_matches('/'), None).ok_or_else(not_found);
     };
@@ -145,14 +146,14 @@ async fn resource(front: &Arc<Front>, request: Request) -> Result<Response, ApiE
         ("get", _) => read::get(front, &asked, resource).await,
         ("list", "") => read::list(front, &asked, resource).await,
         ("watch", "") => watch::watch(front, &asked, resource).await,
-        ("create", "") if info.name.is_empty() => write::create(front, asked, resource).await,
-        ("create", "binding") => write::bind(front, asked).await,
-        ("create", "eviction") => delete::evict(front, asked, resource).await,
-        ("update" | "patch", "scale") => write::scale(front, asked, resource).await,
-        ("update", _) => write::update(front, asked, resource).await,
-        ("patch", _) => write::patch(front, asked, resource).await,
-        ("delete", "") => delete::delete(front, asked, resource).await,
-        ("deletecollection", "") => delete::collection(front, asked, resource).await,
+        ("create", "") if info.name.is_empty() => write::create(front, &asked, resource).await,
+        ("create", "binding") => write::bind(front, &asked).await,
+        ("create", "eviction") => delete::evict(front, &asked, resource).await,
+        ("update" | "patch", "scale") => write::scale(front, &asked, resource).await,
+        ("update", _) => write::update(front, &asked, resource).await,
+        ("patch", _) => write::patch(front, &asked, resource).await,
+        ("delete", "") => delete::delete(front, &asked, resource).await,
+        ("deletecollection", "") => delete::collection(front, &asked, resource).await,
         _ => Err(not_allowed()),
     }
 }

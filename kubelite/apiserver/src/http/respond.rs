@@ -141,7 +141,7 @@ fn table_of(resource: &Resource, objects: &[Value], mut metadata: Value) -> Valu
     let now = Timestamp::now();
     let stored = resource.stored();
     let columns: Vec<Value> = table::columns(stored.group, stored.kind).iter().map(|c| json!({
-        "name": c.name, "type": c.r#type, "format": c.format, "description": c.description, "priority": c.priority,
+        "name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority,
     })).collect();
     let rows: Vec<Value> = objects
         .iter()

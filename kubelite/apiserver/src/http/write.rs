@@ -16,11 +16,11 @@ use crate::strategy::{self, Part};
 /// POST of an object.
 pub(super) async fn create(
     front: &Front,
-    mut asked: Asked,
+    asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
     let form = negotiate::accept(&asked.headers)?;
-    let (object, warnings) = decoded(&mut asked, resource).await?;
+    let (object, warnings) = decoded(asked, resource)?;
     let created = front.registry.create(asked.context(resource)?, object).await?;
     Ok(respond::with_warnings(respond::object(resource, StatusCode::CREATED, created, form), &warnings))
 }
@@ -28,11 +28,11 @@ pub(super) async fn create(
 /// PUT of an object, its status or, for namespaces, its finalizers.
 pub(super) async fn update(
     front: &Front,
-    mut asked: Asked,
+    asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
     let form = negotiate::accept(&asked.headers)?;
-    let (object, warnings) = decoded(&mut asked, resource).await?;
+    let (object, warnings) = decoded(asked, resource)?;
     let name = asked.info.name.clone();
     let finalize = asked.info.subresource == "finalize";
     let change = move |old: &Value| {
@@ -43,20 +43,19 @@ pub(super) async fn update(
         finalized["spec"]["finalizers"] = object["spec"]["finalizers"].clone();
         Ok(finalized)
     };
-    let updated = front.registry.update(asked.context(resource)?, &name, part(&asked), &change).await?;
+    let updated = front.registry.update(asked.context(resource)?, &name, part(asked), &change).await?;
     Ok(respond::with_warnings(respond::object(resource, StatusCode::OK, updated, form), &warnings))
 }
 
 /// PATCH in three kinds.
 pub(super) async fn patch(
     front: &Front,
-    mut asked: Asked,
+    asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
     let form = negotiate::accept(&asked.headers)?;
     let kind = PatchKind::of(body::media_type(&asked.headers))?;
-    let bytes = body::read(std::mem::take(&mut asked.body)).await?;
-    let (patch, _) = kubelite_api::json::parse(&bytes)
+    let (patch, _) = kubelite_api::json::parse(&asked.body)
         .map_err(|e| ApiError::bad_request(format!("the patch in the body cannot be read: {e}")))?;
     let validation = FieldValidation::parse(&asked.query)?;
     let warnings = std::sync::Mutex::new(Vec::new());
@@ -67,7 +66,7 @@ pub(super) async fn patch(
         Ok(decoded)
     };
     let name = asked.info.name.clone();
-    let patched = front.registry.update(asked.context(resource)?, &name, part(&asked), &change).await?;
+    let patched = front.registry.update(asked.context(resource)?, &name, part(asked), &change).await?;
     let warnings = warnings.into_inner().unwrap_or_default();
     Ok(respond::with_warnings(respond::object(resource, StatusCode::OK, patched, form), &warnings))
 }
@@ -75,13 +74,14 @@ pub(super) async fn patch(
 /// PUT or PATCH of a workload's Scale: only `spec.replicas` counts.
 pub(super) async fn scale(
     front: &Front,
-    mut asked: Asked,
+    asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
-    let bytes = body::read(std::mem::take(&mut asked.body)).await?;
     let (sent, _) = match asked.info.verb.as_str() {
-        "patch" => kubelite_api::json::parse(&bytes).map_err(|e| ApiError::bad_request(e.to_string()))?,
-        _ => body::parse(&asked.headers, &bytes)?,
+        "patch" => {
+            kubelite_api::json::parse(&asked.body).map_err(|e| ApiError::bad_request(e.to_string()))?
+        }
+        _ => body::parse(&asked.headers, &asked.body)?,
     };
     let kind = match asked.info.verb.as_str() {
         "patch" => Some(PatchKind::of(body::media_type(&asked.headers))?),
@@ -102,10 +102,9 @@ pub(super) async fn scale(
 }
 
 /// POST of a Binding: the pod gets its node.
-pub(super) async fn bind(front: &Front, mut asked: Asked) -> Result<Response, ApiError> {
+pub(super) async fn bind(front: &Front, asked: &Asked) -> Result<Response, ApiError> {
     let pods = resources::by_plural("pods").ok_or_else(super::not_found)?;
-    let bytes = body::read(std::mem::take(&mut asked.body)).await?;
-    let (binding, _) = body::parse(&asked.headers, &bytes)?;
+    let (binding, _) = body::parse(&asked.headers, &asked.body)?;
     let name = match asked.info.name.as_str() {
         "" => object::name(&binding).to_owned(),
         name => name.to_owned(),
@@ -121,7 +120,7 @@ pub(super) async fn bind(front: &Front, mut asked: Asked) -> Result<Response, Ap
 }
 
 /// POST of a review, or for a token.
-pub(super) async fn ask(front: &Front, mut asked: Asked) -> Result<Response, ApiError> {
+pub(super) async fn ask(front: &Front, asked: &Asked) -> Result<Response, ApiError> {
     let (view, format) = negotiate::accept(&asked.headers)?;
     if view != negotiate::View::Object {
         return Err(ApiError::new(
@@ -133,15 +132,13 @@ pub(super) async fn ask(front: &Front, mut asked: Asked) -> Result<Response, Api
     if asked.info.verb != "create" {
         return Err(super::not_allowed());
     }
-    let bytes = body::read(std::mem::take(&mut asked.body)).await?;
-    let (object, _) = body::parse(&asked.headers, &bytes)?;
+    let (object, _) = body::parse(&asked.headers, &asked.body)?;
     let answer = front.parts.reviews.create(&asked.user, &asked.info, object).await?;
     Ok(respond::value(StatusCode::CREATED, &answer, format))
 }
 
-async fn decoded(asked: &mut Asked, resource: &Resource) -> Result<(Value, Vec<String>), ApiError> {
-    let bytes = body::read(std::mem::take(&mut asked.body)).await?;
-    body::decode(resource, body::parse(&asked.headers, &bytes)?, FieldValidation::parse(&asked.query)?)
+fn decoded(asked: &Asked, resource: &Resource) -> Result<(Value, Vec<String>), ApiError> {
+    body::decode(resource, body::parse(&asked.headers, &asked.body)?, FieldValidation::parse(&asked.query)?)
 }
 
 fn part(asked: &Asked) -> Part {

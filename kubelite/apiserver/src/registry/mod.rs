@@ -17,6 +17,7 @@ use kubelite_api::{object, schema, validate};
 use serde_json::Value;
 
 pub use delete::{DeleteOptions, Deleted};
+pub(crate) use list::parse_version;
 pub use list::{ListQuery, Listed};
 pub use update::Change;
 
