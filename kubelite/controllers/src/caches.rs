@@ -1,0 +1,55 @@
+//! The caches of all kinds that more than one controller looks at. One watch per kind.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ReplicationController, ServiceAccount};
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource};
+use kubelite_informer::Informer;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use tokio_util::sync::CancellationToken;
+
+macro_rules! caches {
+    ($($(#[$doc:meta])* $field:ident: $kind:ty $(where $selector:expr)?,)*) => {
+        /// One informer per kind.
+        #[derive(Default)]
+        pub(crate) struct Caches {
+            $($(#[$doc])* pub(crate) $field: Informer<$kind>,)*
+        }
+
+        impl Caches {
+            /// Starts all watches.
+            pub(crate) fn start(&self, client: &Client, shutdown: &CancellationToken) {
+                $(
+                    let config = watcher::Config::default();
+                    $(let config = config.fields($selector);)?
+                    start(&self.$field, client, config, shutdown);
+                )*
+            }
+
+            /// Waits until each cache has its first list: before that, absence means nothing.
+            pub(crate) async fn synced(&self) {
+                $(self.$field.synced().await;)*
+            }
+        }
+    };
+}
+
+caches! {
+    pods: Pod,
+    namespaces: Namespace,
+    service_accounts: ServiceAccount,
+    /// Only the one ConfigMap of each namespace that the root CA publisher writes.
+    root_cas: ConfigMap where "metadata.name=kube-root-ca.crt",
+    replica_sets: ReplicaSet,
+    replication_controllers: ReplicationController,
+    deployments: Deployment,
+}
+
+fn start<K>(informer: &Informer<K>, client: &Client, config: watcher::Config, shutdown: &CancellationToken)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let api = Api::<K>::all(client.clone());
+    tokio::spawn(informer.clone().run(api, config, shutdown.clone()));
+}
