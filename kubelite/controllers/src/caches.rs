@@ -1,7 +1,11 @@
 //! The caches of all kinds that more than one controller looks at. One watch per kind.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ReplicationController, ServiceAccount};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use kubelite_informer::Informer;
@@ -44,6 +48,12 @@ caches! {
     replica_sets: ReplicaSet,
     replication_controllers: ReplicationController,
     deployments: Deployment,
+    nodes: Node,
+    /// The heartbeats of the nodes.
+    leases: Lease where "metadata.namespace=kube-node-lease",
+    services: Service,
+    endpoints: Endpoints,
+    endpoint_slices: EndpointSlice,
 }
 
 fn start<K>(informer: &Informer<K>, client: &Client, config: watcher::Config, shutdown: &CancellationToken)

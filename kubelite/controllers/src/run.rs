@@ -2,7 +2,7 @@
 
 use crate::caches::Caches;
 use crate::context::Context;
-use crate::{deployment, namespace, per_namespace, replicaset};
+use crate::{deployment, endpoints, namespace, node_lifecycle, per_namespace, replicaset};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
     ));
     tasks.spawn(deployment::run(ctx.clone()));
     tasks.spawn(namespace::run(ctx.clone()));
+    tasks.spawn(endpoints::run(ctx.clone()));
+    tasks.spawn(node_lifecycle::run(ctx.clone(), config.node_monitor_grace));
     tasks.spawn(per_namespace::service_accounts(ctx.clone()));
     tasks.spawn(per_namespace::root_cas(ctx.clone(), config.cluster_ca_pem));
     ctx.caches.start(&ctx.client, &shutdown);
