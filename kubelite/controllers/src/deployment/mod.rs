@@ -21,6 +21,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::SelectorExt;
 use kubelite_informer::{EventType, Key, Queue, Recorder};
 use plan::{Action, Observed};
+pub(crate) use rolling::scaled;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
