@@ -140,7 +140,7 @@ impl<K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static> Inf
             match event {
                 Ok(event) => self.event(event),
                 Err(error) => {
-                    tracing::debug!(%error, kind = std::any::type_name::<K>(), "watch was interrupted")
+                    tracing::debug!(%error, kind = std::any::type_name::<K>(), "watch was interrupted");
                 }
             }
         }
