@@ -81,9 +81,9 @@ async fn finalize(ctx: &Context, mut namespace: Namespace) -> kube::Result<()> {
     let left: Vec<String> =
         finalizers(&namespace).filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
     namespace.spec.get_or_insert_default().finalizers = Some(left);
-    let body = serde_json::to_vec(&namespace).map_err(kube::Error::SerdeError)?;
     let api: Api<Namespace> = Api::all(ctx.client.clone());
-    match api.replace_subresource("finalize", &namespace.name_any(), &PostParams::default(), &body).await {
+    match api.replace_subresource("finalize", &namespace.name_any(), &PostParams::default(), &namespace).await
+    {
         Err(error) if is_status(&error, 404) => Ok(()),
         outcome => outcome.map(|_| ()),
     }
