@@ -15,6 +15,8 @@ use crate::node::Identity;
 use crate::token::Token;
 
 const KUBELET_PORT: u16 = 10250;
+/// Upstream's default.
+const MAX_PODS: u32 = 110;
 
 /// `kubelite agent`: joins the server and runs the node until `shutdown`.
 pub async fn run(args: AgentArgs, shutdown: CancellationToken) -> Result<()> {
@@ -68,4 +70,30 @@ fn pem_to_der(pem: &str) -> Result<Vec<u8>> {
 fn base64(text: &str) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+fn config(args: NodeArgs, identity: Identity, credentials: NodeCredentials, runtime: PathBuf) -> Result<Config> {
+    let label = |text: &String| {
+        let (key, value) = text.split_once('=')?;
+        Some((key.to_owned(), value.to_owned()))
+    };
+    let labels = args.node_labels.iter().map(|text| {
+        label(text).with_context(|| format!("--node-label {text}: write it as key=value"))
+    });
+    Ok(Config {
+        node_name: identity.name,
+        node_ip: identity.ip,
+        data_dir: args.data_dir.join("agent/kubelet"),
+        log_dir: PathBuf::from("/var/log/pods"),
+        runtime_endpoint: runtime,
+        cluster_dns: args.cluster_dns,
+        cluster_domain: args.cluster_domain,
+        listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), KUBELET_PORT),
+        serving_certificate: credentials.serving.certificate,
+        serving_key: credentials.serving.key,
+        client_ca: credentials.ca,
+        labels: labels.collect::<Result<_>>()?,
+        cgroup_root: args.cgroup_root,
+        max_pods: MAX_PODS,
+    })
 }

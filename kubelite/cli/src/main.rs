@@ -2,6 +2,7 @@
 
 mod agent;
 mod args;
+mod backing;
 mod containerd;
 mod files;
 mod flannel;
