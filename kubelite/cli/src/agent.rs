@@ -72,14 +72,20 @@ fn base64(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 
-fn config(args: NodeArgs, identity: Identity, credentials: NodeCredentials, runtime: PathBuf) -> Result<Config> {
+fn config(
+    args: NodeArgs,
+    identity: Identity,
+    credentials: NodeCredentials,
+    runtime: PathBuf,
+) -> Result<Config> {
     let label = |text: &String| {
         let (key, value) = text.split_once('=')?;
         Some((key.to_owned(), value.to_owned()))
     };
-    let labels = args.node_labels.iter().map(|text| {
-        label(text).with_context(|| format!("--node-label {text}: write it as key=value"))
-    });
+    let labels = args
+        .node_labels
+        .iter()
+        .map(|text| label(text).with_context(|| format!("--node-label {text}: write it as key=value")));
     Ok(Config {
         node_name: identity.name,
         node_ip: identity.ip,

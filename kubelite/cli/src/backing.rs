@@ -54,13 +54,13 @@ impl Backing {
         }
         let store = Store::open(args.node.data_dir.join("server/store"), Options::default())?;
         let address = SocketAddr::new(ip, PORT);
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address}: does an etcd or another kubelite run here?"))?;
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address}: does an etcd or another kubelite run here?")
+        })?;
         let tls = Tls {
-            certificate: pki.etcd_server.certificate.clone(),
-            key: pki.etcd_server.key.clone(),
-            client_ca: pki.etcd_ca_pem().to_owned(),
+            certificate: pki.etcd_server.certificate.clone().into(),
+            key: pki.etcd_server.key.clone().into(),
+            client_ca: pki.etcd_ca_pem().into(),
         };
         let access = Access::by_common_name([("root", &[""][..]), ("flannel", &[FLANNEL_PREFIX][..])]);
         let served = store.clone();
@@ -75,7 +75,7 @@ impl Backing {
             certificate: read(args.etcd_certfile.as_deref())?,
             key: read(args.etcd_keyfile.as_deref())?,
         };
-        let some = |pem: &String| (!pem.is_empty()).then(|| pem.clone());
+        let some = |pem: &String| (!pem.is_empty()).then(|| pem.clone().into_bytes());
         let config = EtcdConfig {
             endpoints: remote.endpoints.clone(),
             ca: some(&remote.ca),

@@ -100,7 +100,9 @@ async fn join(
     if let Some(problem) = problems.first() {
         return Err((StatusCode::BAD_REQUEST, format!("node name \"{}\": {problem}", request.node)));
     }
-    let bad = |error: anyhow::Error| (StatusCode::BAD_REQUEST, format!("the certificate request is no good: {error:#}"));
+    let bad = |error: anyhow::Error| {
+        (StatusCode::BAD_REQUEST, format!("the certificate request is no good: {error:#}"))
+    };
     let client_certificate = pki.sign_node_client(&request.client_csr, &request.node).map_err(bad)?;
     let serving_certificate =
         pki.sign_node_serving(&request.serving_csr, &request.node, request.ip).map_err(bad)?;
@@ -150,12 +152,20 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-async fn ask(server: &str, token: &Token, node: &Identity, keys: &NodeKeys) -> Result<NodeCredentials, Failure> {
+async fn ask(
+    server: &str,
+    token: &Token,
+    node: &Identity,
+    keys: &NodeKeys,
+) -> Result<NodeCredentials, Failure> {
     let uri: http::Uri = server.parse().with_context(|| format!("--server {server} is no URL"))?;
     let blind = tls::without_trust()?;
-    let ca = String::from_utf8(request(&uri, blind, http::Request::get(CA_PATH), Bytes::new()).await?.into())?;
+    let ca =
+        String::from_utf8(request(&uri, blind, http::Request::get(CA_PATH), Bytes::new()).await?.into())?;
     if !token.vouches_for(&ca) {
-        let error = anyhow!("{server} shows another CA than the token names: is it the right server, and the token its own?");
+        let error = anyhow!(
+            "{server} shows another CA than the token names: is it the right server, and the token its own?"
+        );
         return Err(Failure::Refused(error));
     }
     let body = serde_json::to_vec(&JoinRequest {
@@ -167,7 +177,8 @@ async fn ask(server: &str, token: &Token, node: &Identity, keys: &NodeKeys) -> R
     let post = http::Request::post(JOIN_PATH)
         .header("authorization", format!("Bearer {}", token.secret))
         .header("content-type", "application/json");
-    let answer: JoinAnswer = serde_json::from_slice(&request(&uri, tls::trusting(&ca)?, post, body.into()).await?)?;
+    let answer: JoinAnswer =
+        serde_json::from_slice(&request(&uri, tls::trusting(&ca)?, post, body.into()).await?)?;
     Ok(keys.with(ca, answer.client_certificate, answer.serving_certificate))
 }
 
@@ -196,7 +207,8 @@ async fn request(
     let response = sender.send_request(request).await.map_err(|e| Failure::Away(e.into()))?;
     let status = response.status();
     let collected = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
-    let bytes = collected.map_err(|e| Failure::Away(anyhow!("{host}:{port} sent no whole answer: {e}")))?.to_bytes();
+    let bytes =
+        collected.map_err(|e| Failure::Away(anyhow!("{host}:{port} sent no whole answer: {e}")))?.to_bytes();
     let text = || anyhow!("{host}:{port} answered {status}: {}", String::from_utf8_lossy(&bytes).trim());
     match status {
         StatusCode::OK => Ok(bytes),

@@ -30,6 +30,9 @@ impl Identity {
             Some(ip) => ip,
             None => address_of_default_route()?,
         };
+        if ip.is_loopback() || ip.is_unspecified() {
+            anyhow::bail!("--node-ip {ip}: other nodes can't reach that; name an address of this host");
+        }
         Ok(Identity { name, ip })
     }
 }
@@ -38,6 +41,8 @@ impl Identity {
 fn address_of_default_route() -> Result<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     // An address for documentation (RFC 5737): only the route to it is looked up.
-    socket.connect("198.51.100.1:9").context("there is no default route: name the node's address by --node-ip")?;
+    socket
+        .connect("198.51.100.1:9")
+        .context("there is no default route: name the node's address by --node-ip")?;
     Ok(socket.local_addr()?.ip())
 }

@@ -41,8 +41,9 @@ impl NodeKeys {
 
 fn key(path: &Path) -> Result<KeyPair> {
     match fs::read_to_string(path) {
-        Ok(pem) => KeyPair::from_pem(&pem)
-            .with_context(|| format!("{} is damaged: remove it, and the node makes a new one", path.display())),
+        Ok(pem) => KeyPair::from_pem(&pem).with_context(|| {
+            format!("{} is damaged: remove it, and the node makes a new one", path.display())
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let key = KeyPair::generate()?;
             crate::files::write_secret(path, &key.serialize_pem())?;

@@ -5,8 +5,7 @@
 //!                                                       └─► in process, each under its own name: scheduler, controllers, kubelet
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +54,8 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
     let tls = serve::tls_config(&pki.apiserver.certificate, &pki.apiserver.key, pki.ca_pem())?;
     let router = join::router(pki.clone(), token).fallback_service(api.router());
     parts.spawn(done(serve::serve(listener, tls, router, shutdown.clone())));
-    flannel::publish(&api.client(component("system:apiserver", &["system:masters"])), backing.flannel(&pki)).await?;
+    flannel::publish(&api.client(component("system:apiserver", &["system:masters"])), backing.flannel(&pki))
+        .await?;
     control(&api, &pki, &mut parts, &shutdown);
     let url = format!("https://{}:{}", identity.ip, args.https_listen_port);
     files::write_secret(&args.write_kubeconfig, &pki::kubeconfig(&url, pki.ca_pem(), &pki.admin))?;
@@ -79,7 +79,13 @@ fn control(api: &ApiServer, pki: &Pki, parts: &mut JoinSet<Result<()>>, shutdown
 }
 
 /// The server's own node: as an agent's, but with a client in process and certificates from next door.
-async fn node(args: ServerArgs, identity: Identity, pki: Arc<Pki>, api: ApiServer, shutdown: CancellationToken) -> Result<()> {
+async fn node(
+    args: ServerArgs,
+    identity: Identity,
+    pki: Arc<Pki>,
+    api: ApiServer,
+    shutdown: CancellationToken,
+) -> Result<()> {
     let keys = NodeKeys::load_or_create(&args.node.data_dir.join("agent/tls"))?;
     let client = pki.sign_node_client(&keys.client_csr(&identity.name)?, &identity.name)?;
     let serving = pki.sign_node_serving(&keys.serving_csr(&identity.name)?, &identity.name, identity.ip)?;
@@ -112,9 +118,9 @@ fn component(name: &str, groups: &[&str]) -> UserInfo {
 
 async fn listen(port: u16) -> Result<TcpListener> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on port {port}: does another kubelite or API server run here?"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on port {port}: does another kubelite or API server run here?")
+    })
 }
 
 fn keys(pki: &Pki) -> Keys {
@@ -131,7 +137,10 @@ fn keys(pki: &Pki) -> Keys {
 /// By what names the server is reached beside the usual ones.
 fn names(args: &ServerArgs, identity: &Identity, (services, _): (Ipv4Addr, u8)) -> Vec<String> {
     let first_service = Ipv4Addr::from(u32::from(services) + 1).to_string();
-    [identity.name.clone(), identity.ip.to_string(), first_service].into_iter().chain(args.tls_san.clone()).collect()
+    [identity.name.clone(), identity.ip.to_string(), first_service]
+        .into_iter()
+        .chain(args.tls_san.clone())
+        .collect()
 }
 
 fn service_network(cidr: IpNetwork) -> Result<(Ipv4Addr, u8)> {

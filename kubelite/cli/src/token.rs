@@ -30,7 +30,9 @@ impl Token {
             Some((hash, secret)) if hash.len() == 64 && !secret.is_empty() => {
                 Ok(Token { ca_hash: hash.to_owned(), secret: secret.to_owned() })
             }
-            _ => bail!("this is no token of a kubelite server: copy the whole line of <data-dir>/server/token there"),
+            _ => bail!(
+                "this is no token of a kubelite server: copy the whole line of <data-dir>/server/token there"
+            ),
         }
     }
 
