@@ -401,3 +401,60 @@ impl Caches {
             .position(|c| rest.strip_prefix(c.resource.prefix).is_some_and(|r| r.starts_with('/')))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(name: &str, revision: Revision) -> Event {
+        let value = format!(r#"{{"kind":"ConfigMap","metadata":{{"name":"{name}","namespace":"n"}}}}"#);
+        let key = format!("/registry/configmaps/n/{name}");
+        let current =
+            KeyValue { key, value: value.into(), create_revision: revision, mod_revision: revision };
+        Event::Put { current, previous: None }
+    }
+
+    fn cache() -> Cache {
+        Cache::new(crate::resources::by_plural("configmaps").unwrap())
+    }
+
+    #[test]
+    fn a_cursor_that_the_ring_has_passed_is_too_old() {
+        let cache = cache();
+        let last = Revision::try_from(RING).unwrap() + 10;
+        for revision in 1..=last {
+            cache.apply(&put("m", revision));
+        }
+        cache.tell();
+        assert_eq!(cache.changes_after(5).unwrap_err(), TooOld { oldest: 10 });
+        assert_eq!(cache.changes_after(10).unwrap().len(), RING);
+        assert_eq!(cache.changes_after(last).unwrap().len(), 0);
+        assert_eq!(cache.list("/registry/configmaps/n/").len(), 1);
+    }
+
+    #[test]
+    fn changes_of_a_revision_are_told_together() {
+        let cache = cache();
+        cache.apply(&put("a", 1));
+        assert_eq!(cache.changes_after(0).unwrap().len(), 0, "the revision may not be complete");
+        cache.apply(&put("b", 1));
+        cache.tell();
+        assert_eq!(cache.changes_after(0).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_new_listing_tells_the_difference() {
+        let cache = cache();
+        let listed = |names: &[(&str, Revision)]| -> Vec<KeyValue> {
+            let put = names.iter().map(|(name, revision)| put(name, *revision));
+            put.filter_map(|event| if let Event::Put { current, .. } = event { Some(current) } else { None })
+                .collect()
+        };
+        cache.replace(&listed(&[("kept", 1), ("gone", 2), ("changed", 3)]), 3);
+        cache.replace(&listed(&[("kept", 1), ("changed", 7), ("new", 8)]), 9);
+        cache.tell();
+        let told: Vec<(String, bool)> =
+            cache.changes_after(3).unwrap().iter().map(|c| (c.now.name.clone(), c.deleted)).collect();
+        assert_eq!(told, [("changed".into(), false), ("new".into(), false), ("gone".into(), true)]);
+    }
+}

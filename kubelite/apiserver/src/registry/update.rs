@@ -71,10 +71,13 @@ impl Registry {
         apply_defaults(resource, &mut object);
         resource.strategy.prepare_update(&self.allocator, part, &mut object, old)?;
         object::set_resource_version(&mut object, &current.revision.to_string());
-        if part != Part::Internal {
+        if part == Part::Internal {
+            // The server's own change may touch what clients can't: a pod's node, a namespace's finalizers.
+            check(resource, &object, None)?;
+        } else {
             self.admit(context, Operation::Update, &mut object, Some(old)).await?;
+            check(resource, &object, Some(old))?;
         }
-        check(resource, &object, Some(old))?;
         Ok(object)
     }
 
