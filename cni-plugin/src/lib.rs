@@ -1,1 +1,10 @@
-//! cni-plugin
+//! The CNI plugin: connects a container to the node's part of the overlay.
+//!
+//! ```text
+//!  env + stdin ─► request ─► config + subnet_env ─► plan (pure) ─► apply (undoes in reverse on failure) ─► result ─► stdout
+//! ```
+
+pub mod error;
+pub mod json;
+pub mod request;
+pub mod version;
