@@ -4,7 +4,12 @@
 //!  env + stdin ─► request ─► config + subnet_env ─► plan (pure) ─► apply (undoes in reverse on failure) ─► result ─► stdout
 //! ```
 
+pub mod config;
 pub mod error;
+pub mod files;
+pub mod ipam;
 pub mod json;
 pub mod request;
+pub mod result;
+pub mod subnet_env;
 pub mod version;
