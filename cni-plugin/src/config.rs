@@ -47,8 +47,8 @@ pub struct Config {
     pub port_mappings: Vec<PortMapping>,
     /// `dns`, which is passed on in the result.
     pub dns: Dns,
-    /// `prevResult`: for CHECK, what ADD answered.
-    pub prev_result: Option<AddResult>,
+    /// `prevResult`: for CHECK, what ADD answered. Not interpreted here, because DEL must not fail because of it.
+    pub prev_result: Field,
     /// `cni.dev/valid-attachments`: for GC, what is still in use.
     pub valid_attachments: Vec<Attachment>,
 }
@@ -128,8 +128,15 @@ impl Config {
             runtime_config: runtime.is_set().then(|| runtime.value().clone()),
             port_mappings: port_mappings(&runtime.get("portMappings")?)?,
             dns: typed(&root.get("dns")?)?.unwrap_or_default(),
-            prev_result: typed(&root.get("prevResult")?)?,
+            prev_result: root.get("prevResult")?,
             valid_attachments: valid_attachments(&root.get("cni.dev/valid-attachments")?)?,
+        })
+    }
+
+    /// `prevResult`, read as a result.
+    pub fn previous(&self) -> Result<AddResult, Error> {
+        typed(&self.prev_result)?.ok_or_else(|| {
+            Error::config("prevResult", "is missing; the runtime must pass ADD's result to CHECK")
         })
     }
 
@@ -156,6 +163,9 @@ fn delegate(field: &Field) -> Result<Delegate, Error> {
         is_default_gateway: field.get("isDefaultGateway")?.bool()?.unwrap_or(false),
         ip_masq: field.get("ipMasq")?.bool()?,
     };
+    if delegate.plugin == "flannel" {
+        return Err(Error::config("delegate.type", "flannel cannot delegate to itself"));
+    }
     if delegate.plugin == "bridge" {
         interface_name(&delegate.bridge).map_err(|problem| {
             Error::config("delegate.bridge", format!("{:?}: {problem}", delegate.bridge))

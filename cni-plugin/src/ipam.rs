@@ -93,15 +93,6 @@ impl Pool {
         Ok(owned)
     }
 
-    /// Is there a free address in each subnet?
-    pub fn has_room(&self, subnets: &[IpNetwork]) -> Result<(), Error> {
-        let taken: BTreeSet<IpAddr> = self.reservations()?.into_iter().map(|(address, _)| address).collect();
-        match subnets.iter().find(|subnet| choose(subnet, None, &taken).is_none()) {
-            Some(subnet) => Err(self.exhausted(subnet, &taken)),
-            None => Ok(()),
-        }
-    }
-
     fn release_where(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), Error> {
         for (_, file) in self.reservations()? {
             if files::read(&file)?.is_some_and(|content| unwanted(&content)) {

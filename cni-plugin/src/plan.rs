@@ -29,6 +29,8 @@ pub struct Settings {
     pub is_gateway: bool,
     /// May a packet leave the bridge by the port it came from?
     pub hairpin: bool,
+    /// The whole overlay, all nodes' pods.
+    pub networks: Vec<IpNetwork>,
     /// The containers' routes, each with its gateway.
     pub routes: Vec<Route>,
     /// See [`Record::masquerade_outside`].
@@ -59,6 +61,8 @@ pub struct Bridge {
     pub name: String,
     pub mtu: Option<u32>,
     pub addresses: Vec<IpNetwork>,
+    /// Addresses in here that are not `addresses` are of a lease that this node had before: they go.
+    pub overlay: Vec<IpNetwork>,
 }
 
 /// See [`Plan::veth`].
@@ -94,6 +98,7 @@ pub fn settings(config: &Config, env: &SubnetEnv) -> Result<Settings, Error> {
         hairpin: delegate.hairpin,
         routes: routes(delegate, &config.ipam, env, &subnets)?,
         masquerade_outside: if ip_masq { env.networks.clone() } else { Vec::new() },
+        networks: env.networks.clone(),
         subnets,
     })
 }
@@ -153,6 +158,7 @@ pub fn plan(settings: &Settings, owner: &Attachment, addresses: &[IpNetwork], po
             name: settings.bridge.clone(),
             mtu: settings.mtu,
             addresses: if settings.is_gateway { gateways.collect() } else { Vec::new() },
+            overlay: if settings.is_gateway { settings.networks.clone() } else { Vec::new() },
         },
         veth: Veth {
             host: host.clone(),
@@ -179,15 +185,14 @@ fn sysctls(settings: &Settings, ports: &[PortMapping]) -> Vec<(String, &'static 
     let has = |version| settings.subnets.iter().any(|subnet| family(subnet) == version);
     let mut sysctls = Vec::new();
     if settings.is_gateway && has(4) {
-        sysctls.push(("net.ipv4.ip_forward".to_owned(), "1"));
+        sysctls.push(("net/ipv4/ip_forward".to_owned(), "1"));
     }
     if settings.is_gateway && has(6) {
-        sysctls.push(("net.ipv6.conf.all.forwarding".to_owned(), "1"));
+        sysctls.push(("net/ipv6/conf/all/forwarding".to_owned(), "1"));
     }
     if !ports.is_empty() && has(4) {
         // A host port that is asked for at 127.0.0.1 leaves the node with that source until it is masqueraded.
-        // A dot in the bridge's name is written as a slash there.
-        sysctls.push((format!("net.ipv4.conf.{}.route_localnet", settings.bridge.replace('.', "/")), "1"));
+        sysctls.push((format!("net/ipv4/conf/{}/route_localnet", settings.bridge), "1"));
     }
     sysctls
 }
