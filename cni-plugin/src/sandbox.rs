@@ -33,6 +33,10 @@ pub fn configure(namespace: &Path, plan: &Plan, peer: &str) -> Result<Link, Erro
             .await?
             .ok_or_else(|| Error::damaged(peer, "it did not arrive in the container"))?;
         netlink.rename(inner.index, name).await.map_err(Error::kernel(step()))?;
+        if let Some(mtu) = plan.veth.mtu {
+            // The pair was made with it, but the kernel gives it to the host's end alone.
+            netlink.set_mtu(inner.index, mtu).await.map_err(Error::kernel(step()))?;
+        }
         if plan.addresses.iter().any(ipnetwork::IpNetwork::is_ipv6) {
             no_dad(name)?;
         }
