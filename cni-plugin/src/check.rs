@@ -46,7 +46,9 @@ pub async fn check(
 fn reservations(network: &Network<'_>, owner: &Attachment, record: &Record) -> Result<(), Error> {
     let reserved = network.pool().owned_by(owner)?;
     match record.addresses.iter().find(|address| !reserved.contains(&address.ip())) {
-        Some(address) => Err(Error::damaged(address, "its reservation is gone, another pod may get it")),
+        Some(address) => {
+            Err(Error::damaged(address.to_string(), "its reservation is gone, another pod may get it"))
+        }
         None => Ok(()),
     }
 }
@@ -79,7 +81,7 @@ fn container_side(
     }
     for ip in &previous.ips {
         if !observed.addresses.iter().any(|address| address.net == ip.address) {
-            return Err(Error::damaged(ip.address, format!("{name} does not have this address")));
+            return Err(Error::damaged(ip.address.to_string(), format!("{name} does not have this address")));
         }
     }
     for route in &previous.routes {

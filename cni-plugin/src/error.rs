@@ -209,9 +209,9 @@ impl Error {
         move |source| Error::Kernel { step: step.into(), source: source.into() }
     }
 
-    /// CHECK: `address` is not as it was.
-    pub fn damaged(subject: impl ToString, problem: impl Into<String>) -> Error {
-        Error::Damaged { subject: subject.to_string(), problem: problem.into() }
+    /// CHECK: `subject` is not as it was.
+    pub fn damaged(subject: impl Into<String>, problem: impl Into<String>) -> Error {
+        Error::Damaged { subject: subject.into(), problem: problem.into() }
     }
 
     /// `address` cannot be used by this attachment.

@@ -206,3 +206,97 @@ pub fn host_interface(owner: &Attachment) -> String {
     }
     format!("veth{:011x}", hash >> 20)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::Field;
+    use serde_json::{Value, json};
+
+    const ENV: &str =
+        "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=true\n";
+
+    fn config(delegate: &Value, ipam: &Value) -> Config {
+        let root = json!({ "name": "cbr0", "delegate": delegate, "ipam": ipam });
+        Config::parse(&Field::root(root)).unwrap()
+    }
+
+    fn decide(delegate: &Value, ipam: &Value, env: &str) -> Settings {
+        settings(&config(delegate, ipam), &SubnetEnv::parse(env).unwrap()).unwrap()
+    }
+
+    fn routes_of(settings: &Settings) -> Vec<String> {
+        settings.routes.iter().map(|route| format!("{} via {}", route.dst, route.gw.unwrap())).collect()
+    }
+
+    fn owner() -> Attachment {
+        Attachment { container: "one".into(), interface: "eth0".into() }
+    }
+
+    #[test]
+    fn the_default_is_flannels() {
+        let settings = decide(&json!({}), &json!({}), ENV);
+        assert_eq!((settings.bridge.as_str(), settings.mtu, settings.is_gateway), ("cni0", Some(1472), true));
+        assert_eq!(routes_of(&settings), ["10.5.0.0/16 via 10.5.1.1"]);
+        assert_eq!(settings.subnets, ["10.5.1.0/24".parse().unwrap()]);
+        assert!(settings.masquerade_outside.is_empty(), "flanneld does it");
+    }
+
+    #[test]
+    fn who_masquerades() {
+        let quiet = ENV.replace("IPMASQ=true", "IPMASQ=false");
+        let masquerades =
+            |delegate: Value, env: &str| !decide(delegate, &json!({}), env).masquerade_outside.is_empty();
+        assert!(masquerades(&json!({}), &quiet), "someone has to");
+        assert!(!masquerades(&json!({ "ipMasq": false }), &quiet), "unless told not to");
+        assert!(masquerades(&json!({ "ipMasq": true }), ENV), "or told to");
+    }
+
+    #[test]
+    fn the_default_route_and_the_users_own() {
+        let routes = json!([{ "dst": "192.0.2.0/24" }, { "dst": "10.5.0.0/16", "gw": "10.5.1.9" }]);
+        let settings = decide(&json!({ "isDefaultGateway": true }), &json!({ "routes": routes }), ENV);
+        let expected = ["192.0.2.0/24 via 10.5.1.1", "10.5.0.0/16 via 10.5.1.9", "0.0.0.0/0 via 10.5.1.1"];
+        assert_eq!(routes_of(&settings), expected);
+    }
+
+    #[test]
+    fn every_family_has_its_gateway() {
+        let env = format!("{ENV}FLANNEL_IPV6_NETWORK=fd00:5::/48\nFLANNEL_IPV6_SUBNET=fd00:5:0:1::1/64\n");
+        let settings = decide(&json!({ "isDefaultGateway": true }), &json!({}), &env);
+        let addresses = ["10.5.1.2/24".parse().unwrap(), "fd00:5:0:1::2/64".parse().unwrap()];
+        let plan = plan(&settings, &owner(), &addresses, &[]);
+        assert_eq!(
+            plan.bridge.addresses,
+            ["10.5.1.1/24".parse().unwrap(), "fd00:5:0:1::1/64".parse().unwrap()]
+        );
+        let forwarding = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+        assert_eq!(plan.sysctls.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), forwarding);
+        assert!(routes_of(&settings).contains(&"::/0 via fd00:5:0:1::1".to_owned()));
+    }
+
+    #[test]
+    fn a_bridge_that_is_no_gateway_has_no_address() {
+        let settings = decide(&json!({ "isGateway": false, "mtu": 1300 }), &json!({}), ENV);
+        let plan = plan(&settings, &owner(), &[], &[]);
+        assert!(plan.bridge.addresses.is_empty() && plan.sysctls.is_empty());
+        assert_eq!((plan.bridge.mtu, plan.veth.mtu), (Some(1300), Some(1300)));
+    }
+
+    #[test]
+    fn ipv6_needs_its_mtu() {
+        let env = format!("{ENV}FLANNEL_IPV6_NETWORK=fd00:5::/48\nFLANNEL_IPV6_SUBNET=fd00:5:0:1::1/64\n");
+        let error = settings(&config(&json!({ "mtu": 1279 }), &json!({})), &SubnetEnv::parse(&env).unwrap())
+            .unwrap_err();
+        assert!(error.to_string().contains("delegate.mtu: 1279 is below 1280"), "{error}");
+    }
+
+    #[test]
+    fn host_names_fit_and_differ() {
+        let other = Attachment { interface: "eth1".into(), ..owner() };
+        let shifted = Attachment { container: "onee".into(), interface: "th0".into() };
+        let names = [owner(), other, shifted].map(|owner| host_interface(&owner));
+        assert!(names.iter().all(|name| name.len() == crate::request::MAX_IFNAME), "{names:?}");
+        assert!(names[0] != names[1] && names[0] != names[2]);
+    }
+}

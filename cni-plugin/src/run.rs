@@ -46,7 +46,7 @@ async fn built_in(request: &Request, config: &Config) -> Result<Answer, Error> {
         }
         Verb::Del { attachment, netns } => Network::open(config)?.del(attachment, netns.as_deref()).await?,
         Verb::Check { attachment, netns } => {
-            check(&Network::open(config)?, config, attachment, netns).await?
+            check(&Network::open(config)?, config, attachment, netns).await?;
         }
         Verb::Gc => Network::open(config)?.gc(&valid(config)).await?,
         // That the subnet is full is no reason to say "not available": the runtime would call the whole node not ready.
