@@ -50,10 +50,11 @@ pub struct Network<'a> {
 impl<'a> Network<'a> {
     /// Opens it; nothing is made yet.
     pub fn open(config: &'a Config) -> Result<Network<'a>, Error> {
+        let boot = sysctl::get("kernel/random/boot_id").map_err(Error::kernel("read the boot id"))?;
         Ok(Network {
             config,
             pool: Pool::new(&config.ipam.data_dir, &config.name),
-            records: Records::new(&config.data_dir, &config.name),
+            records: Records::new(&config.data_dir, &config.name, &boot),
             netlink: host::connect()?,
         })
     }
@@ -77,7 +78,10 @@ impl<'a> Network<'a> {
     pub async fn add(&self, owner: &Attachment, namespace: &Path) -> Result<AddResult, Error> {
         let settings = settings(self.config, &SubnetEnv::load(&self.config.subnet_file)?)?;
         host::require_other_namespace(namespace)?;
-        let addresses = self.pool.reserve(owner, &settings.subnets)?;
+        let addresses = match self.pool.reserve(owner, &settings.subnets) {
+            Err(Error::Exhausted { .. }) if self.reclaim()? => self.pool.reserve(owner, &settings.subnets)?,
+            reserved => reserved?,
+        };
         let mut done = vec![Step::Reserve];
         let added = self.connect(owner, namespace, &settings, &addresses, &mut done).await;
         if added.is_err() {
@@ -87,6 +91,16 @@ impl<'a> Network<'a> {
             }
         }
         added
+    }
+
+    /// Gives back the addresses of containers that a reboot ended while nobody called DEL. Was there any?
+    fn reclaim(&self) -> Result<bool, Error> {
+        let dead = self.records.of_former_boots()?;
+        for owner in &dead {
+            self.pool.release(owner)?;
+            self.records.remove(owner)?;
+        }
+        Ok(!dead.is_empty())
     }
 
     async fn connect(

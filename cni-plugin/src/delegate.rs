@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::files;
+use crate::files::{self, Lock};
 use crate::plan::settings;
 use crate::request::{Attachment, Request};
 use crate::subnet_env::SubnetEnv;
@@ -20,8 +20,9 @@ use crate::subnet_env::SubnetEnv;
 pub fn add(request: &Request, config: &Config, owner: &Attachment) -> Result<String, Error> {
     let netconf = netconf(request, config, &SubnetEnv::load(&config.subnet_file)?)?;
     let text = Value::from_iter(netconf).to_string();
-    files::make_dir(&config.data_dir)?;
+    let lock = Lock::take(&config.data_dir)?;
     files::write(&state(config, owner), text.as_bytes())?;
+    drop(lock);
     execute(&config.delegate.plugin, &request.path, &text)
 }
 

@@ -35,20 +35,17 @@ impl Lock {
 
 const LOCK: &str = "lock";
 
-/// Writes a file by way of a rename, mode 0600: a reader (and a plugin that was killed) sees the old text or the new one.
+/// Writes a file by way of a rename, mode 0600: a reader (and a plugin that was killed) sees the old text or the new one. The caller holds
+/// the directory's lock: there is one temporary name, so that killed plugins cannot fill the directory.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let temporary = path.with_file_name(".new");
     let written = (|| {
         let mut file =
             OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         std::fs::rename(&temporary, path)
     })();
-    written.map_err(|source| {
-        let _ = std::fs::remove_file(&temporary); // the write's failure is the one to report
-        Error::Io { action: "write", path: path.to_owned(), source }
-    })
+    written.map_err(Error::io("write", path))
 }
 
 /// A file's text; none if there is no such file.

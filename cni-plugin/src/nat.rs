@@ -168,6 +168,7 @@ mod tests {
     fn record(container: &str, host_port: u16) -> Record {
         let mapping = PortMapping { host_port, container_port: 80, protocol: Protocol::Tcp, host_ip: None };
         Record {
+            boot: String::new(),
             container: container.into(),
             interface: "eth0".into(),
             host_interface: "veth0".into(),

@@ -170,6 +170,7 @@ pub fn plan(settings: &Settings, owner: &Attachment, addresses: &[IpNetwork], po
         routes: settings.routes.clone(),
         sysctls: sysctls(settings, ports),
         record: Record {
+            boot: String::new(), // put in when it is written
             container: owner.container.clone(),
             interface: owner.interface.clone(),
             host_interface: host,
@@ -246,7 +247,7 @@ mod tests {
     fn who_masquerades() {
         let quiet = ENV.replace("IPMASQ=true", "IPMASQ=false");
         let masquerades =
-            |delegate: Value, env: &str| !decide(delegate, &json!({}), env).masquerade_outside.is_empty();
+            |delegate: &Value, env: &str| !decide(delegate, &json!({}), env).masquerade_outside.is_empty();
         assert!(masquerades(&json!({}), &quiet), "someone has to");
         assert!(!masquerades(&json!({ "ipMasq": false }), &quiet), "unless told not to");
         assert!(masquerades(&json!({ "ipMasq": true }), ENV), "or told to");

@@ -19,6 +19,8 @@ use crate::request::Attachment;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
+    /// The kernel's boot id when it was made: namespaces do not outlive a boot, this file does.
+    pub boot: String,
     /// CNI_CONTAINERID.
     pub container: String,
     /// CNI_IFNAME.
@@ -51,12 +53,13 @@ impl Record {
 #[derive(Debug)]
 pub struct Records {
     dir: PathBuf,
+    boot: String,
 }
 
 impl Records {
-    /// The records of `network` under flannel's `dataDir`.
-    pub fn new(data_dir: &Path, network: &str) -> Records {
-        Records { dir: data_dir.join(".attachments").join(network) }
+    /// The records of `network` under flannel's `dataDir`, read during the boot with this id.
+    pub fn new(data_dir: &Path, network: &str, boot: &str) -> Records {
+        Records { dir: data_dir.join(".attachments").join(network), boot: boot.to_owned() }
     }
 
     /// Held while records and rules change together.
@@ -64,8 +67,21 @@ impl Records {
         Lock::take(&self.dir)
     }
 
-    /// All records. One that cannot be read is left out: it must not keep other pods from starting, and GC removes it.
+    /// The records of this boot. One that cannot be read is left out: it must not keep other pods from starting, and GC removes it.
     pub fn all(&self) -> Result<Vec<Record>, Error> {
+        let mut records = self.read()?;
+        records.retain(|record| record.boot == self.boot);
+        Ok(records)
+    }
+
+    /// Whose container died with a former boot, while nobody called DEL.
+    pub fn of_former_boots(&self) -> Result<Vec<Attachment>, Error> {
+        let mut records = self.read()?;
+        records.retain(|record| record.boot != self.boot);
+        Ok(records.iter().map(Record::attachment).collect())
+    }
+
+    fn read(&self) -> Result<Vec<Record>, Error> {
         let mut records = Vec::new();
         for (_, path) in files::list(&self.dir)? {
             records.extend(files::read(&path)?.and_then(|text| serde_json::from_str(&text).ok()));
@@ -78,8 +94,9 @@ impl Records {
         Ok(files::read(&self.path(owner))?.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
-    /// Writes or replaces one.
+    /// Writes or replaces one, as of this boot. The lock is held.
     pub fn put(&self, record: &Record) -> Result<(), Error> {
+        let record = &Record { boot: self.boot.clone(), ..record.clone() };
         let text = serde_json::to_vec(record).map_err(|error| Error::Decode(error.to_string()))?;
         files::write(&self.path(&record.attachment()), &text)
     }

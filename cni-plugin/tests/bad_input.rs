@@ -1,6 +1,8 @@
 //! Everything that a runtime, an administrator or an attacker can get wrong, with the code and the words of the answer. Nothing of it may
 //! touch the kernel: it is refused by functions that get values and return values.
 
+#![allow(clippy::unwrap_used, clippy::too_many_lines)] // tests; a table is long
+
 use cni_plugin::config::Config;
 use cni_plugin::error::Error;
 use cni_plugin::json::Field;
@@ -131,25 +133,25 @@ fn bad_configuration() {
         ),
         (7, "/ipam", json!({ "routes": [{ "dst": "fd00::/8" }] }), "this node has no subnet of that family"),
         (7, "/runtimeConfig", json!(1), "runtimeConfig: expected an object"),
-        (7, "/runtimeConfig", ports(json!({})), "runtimeConfig.portMappings: expected a list"),
-        (7, "/runtimeConfig", ports(json!([1])), "runtimeConfig.portMappings[0]: expected an object"),
-        (7, "/runtimeConfig", ports(json!([{ "hostPort": 65536 }])), "portMappings[0].hostPort"),
+        (7, "/runtimeConfig", ports(&json!({})), "runtimeConfig.portMappings: expected a list"),
+        (7, "/runtimeConfig", ports(&json!([1])), "runtimeConfig.portMappings[0]: expected an object"),
+        (7, "/runtimeConfig", ports(&json!([{ "hostPort": 65536 }])), "portMappings[0].hostPort"),
         (
             7,
             "/runtimeConfig",
-            ports(json!([{ "hostPort": 80 }])),
+            ports(&json!([{ "hostPort": 80 }])),
             "portMappings[0].containerPort: is missing or 0",
         ),
         (
             7,
             "/runtimeConfig",
-            port("protocol", json!("icmp")),
+            port("protocol", &json!("icmp")),
             "portMappings[0].protocol: expected tcp, udp or sctp",
         ),
         (
             7,
             "/runtimeConfig",
-            port("hostIP", json!("localhost")),
+            port("hostIP", &json!("localhost")),
             "portMappings[0].hostIP: expected an address",
         ),
         (7, "/dns", json!({ "nameservers": "1.1.1.1" }), "dns: "),
@@ -171,14 +173,14 @@ fn bad_configuration() {
     }
 }
 
-fn ports(value: Value) -> Value {
+fn ports(value: &Value) -> Value {
     json!({ "portMappings": value })
 }
 
-fn port(name: &str, value: Value) -> Value {
+fn port(name: &str, value: &Value) -> Value {
     let mut mapping = json!({ "hostPort": 80, "containerPort": 80 });
-    mapping[name] = value;
-    ports(json!([mapping]))
+    mapping[name] = value.clone();
+    ports(&json!([mapping]))
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! ADD, CHECK and DEL with real namespaces: what a pod can reach, and what is left afterwards.
 
+#![allow(clippy::unwrap_used)] // tests
+
 mod common;
 
 use std::time::Instant;
@@ -86,7 +88,7 @@ fn flanneld_masquerades_if_it_says_so() {
 fn a_host_port_leads_to_the_container_from_everywhere() {
     let node = Node::new("10.5.1.1/24");
     let (pod, other, outside) = (namespace("pod"), namespace("other"), node.outside());
-    let config = node.with_ports(json!([
+    let config = node.with_ports(&json!([
         { "hostPort": 31080, "containerPort": 80, "protocol": "tcp" },
         { "hostPort": 31081, "containerPort": 80, "protocol": "TCP", "hostIP": "127.0.0.1" },
         { "hostPort": 0, "containerPort": 9000, "protocol": "UDP" },

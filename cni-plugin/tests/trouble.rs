@@ -1,9 +1,11 @@
 //! What happens when something fails, is damaged, is full, is left behind, or happens at the same time.
 
+#![allow(clippy::unwrap_used)] // tests
+
 mod common;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{Node, address, namespace, netlink, pings};
 use hostnet::Route;
@@ -56,7 +58,7 @@ fn a_failed_add_leaves_nothing() {
         "ADD",
         "pod",
         Some(pod.path()),
-        &node.with_ports(json!([{ "hostPort": 31080, "containerPort": 80 }])),
+        &node.with_ports(&json!([{ "hostPort": 31080, "containerPort": 80 }])),
     );
     let error = error.unwrap_err();
     assert_eq!(error["code"], 103, "{error}");
@@ -125,6 +127,45 @@ fn gc_removes_what_is_not_valid() {
     let left = node.leftovers();
     assert_eq!(left.len(), 3, "interface, reservation and record of the kept one: {left:?}");
     assert!(!node.rules().contains("stale"));
+}
+
+#[test]
+fn a_killed_add_is_cleaned_up_by_del() {
+    let node = Node::new("10.5.1.1/24");
+    let pod = namespace("pod");
+    let config = node.with_ports(&json!([{ "hostPort": 31080, "containerPort": 80 }]));
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_flannel"));
+    for milliseconds in 0..30 {
+        let mut child = node.start(program, "ADD", ("pod", "eth0"), Some(pod.path()), &config);
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        node.run("DEL", "pod", Some(pod.path()), &config).unwrap();
+        assert_eq!(node.leftovers(), [""; 0], "killed after {milliseconds} ms");
+        assert_eq!(node.rules(), "", "killed after {milliseconds} ms");
+    }
+    node.run("ADD", "pod", Some(pod.path()), &config).unwrap();
+}
+
+#[test]
+fn what_a_reboot_ended_holds_nothing() {
+    let node = Node::new("10.5.1.1/29");
+    let config = node.with_ports(&json!([{ "hostPort": 31080, "containerPort": 80 }]));
+    for index in 0..5 {
+        let config = if index == 0 { &config } else { &node.config };
+        node.run("ADD", &format!("pod{index}"), Some(namespace("pod").path()), config).unwrap();
+    }
+    for index in [0, 1] {
+        let path = node.dir.path().join(format!("flannel/.attachments/cbr0/pod{index}:eth0"));
+        let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        record["boot"] = "another".into();
+        std::fs::write(&path, record.to_string()).unwrap();
+    }
+    // Neither the host port nor the addresses of the two are taken any more; those of the other three are.
+    node.run("ADD", "new0", Some(namespace("new").path()), &config).unwrap();
+    node.add("new1", &namespace("new")).unwrap();
+    assert!(!node.rules().contains("pod0/eth0"));
+    assert_eq!(node.add("new2", &namespace("new")).unwrap_err()["code"], 101);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -85,6 +85,21 @@ impl Node {
         netns: Option<&Path>,
         config: &Value,
     ) -> Result<Value, Value> {
+        let child = self.start(program, verb, (container, interface), netns, config);
+        let output = child.wait_with_output().unwrap();
+        let answer = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+        if output.status.success() { Ok(answer) } else { Err(answer) }
+    }
+
+    /// Starts it and does not wait.
+    pub fn start(
+        &self,
+        program: &Path,
+        verb: &str,
+        (container, interface): (&str, &str),
+        netns: Option<&Path>,
+        config: &Value,
+    ) -> Child {
         let mut command = Command::new(program);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", container).env("CNI_IFNAME", interface);
@@ -94,9 +109,7 @@ impl Node {
         }
         let mut child = run_in(self.ns.path(), || command.spawn().unwrap()).unwrap();
         child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let answer = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-        if output.status.success() { Ok(answer) } else { Err(answer) }
+        child
     }
 
     pub fn add(&self, container: &str, netns: &Named) -> Result<Value, Value> {
@@ -114,7 +127,7 @@ impl Node {
     }
 
     /// The configuration with these host ports, as containerd passes them.
-    pub fn with_ports(&self, ports: Value) -> Value {
+    pub fn with_ports(&self, ports: &Value) -> Value {
         let mut config = self.config.clone();
         config["runtimeConfig"] = json!({ "portMappings": ports });
         config
@@ -165,7 +178,7 @@ fn files(dir: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let names = entries.map(|entry| entry.unwrap()).filter(|entry| entry.file_type().unwrap().is_file());
     let names = names.map(|entry| entry.file_name().into_string().unwrap());
-    names.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip")).collect()
+    names.filter(|name| name != "lock" && name != ".new" && !name.starts_with("last_reserved_ip")).collect()
 }
 
 /// The first address in a result, without its length.
