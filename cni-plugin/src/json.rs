@@ -11,8 +11,6 @@ pub struct Field {
     value: Value,
 }
 
-static NULL: Value = Value::Null;
-
 impl Field {
     /// The whole document.
     pub fn root(value: Value) -> Field {
@@ -34,9 +32,15 @@ impl Field {
         !self.value.is_null()
     }
 
-    /// The member `name` of an object.
+    /// The member `name` of an object. As in Go's decoder any spelling in upper and lower case will do where the exact one is missing:
+    /// containerd writes `HostPort` where the specification has `hostPort`.
     pub fn get(&self, name: &str) -> Result<Field, Error> {
-        let value = self.object()?.and_then(|members| members.get(name)).unwrap_or(&NULL).clone();
+        let similar = |members: &'_ Map<String, Value>| {
+            members.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+        };
+        let member =
+            self.object()?.and_then(|members| members.get(name).cloned().or_else(|| similar(members)));
+        let value = member.unwrap_or(Value::Null);
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
         Ok(Field { path, value })
     }

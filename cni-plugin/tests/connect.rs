@@ -89,7 +89,7 @@ fn a_host_port_leads_to_the_container_from_everywhere() {
     let node = Node::new("10.5.1.1/24");
     let (pod, other, outside) = (namespace("pod"), namespace("other"), node.outside());
     let config = node.with_ports(&json!([
-        { "hostPort": 31080, "containerPort": 80, "protocol": "tcp" },
+        { "HostPort": 31080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" }, // containerd's spelling
         { "hostPort": 31081, "containerPort": 80, "protocol": "TCP", "hostIP": "127.0.0.1" },
         { "hostPort": 0, "containerPort": 9000, "protocol": "UDP" },
     ]));

@@ -15,10 +15,12 @@ fn text(error: &Value) -> &str {
     error["msg"].as_str().unwrap()
 }
 
+type Damage = fn(&Node, &common::Pod);
+
 #[test]
 fn check_sees_every_kind_of_damage() {
     let node = Node::new("10.5.1.1/24");
-    let damages: [(&str, fn(&Node, &common::Pod)); 7] = [
+    let damages: [(&str, Damage); 7] = [
         ("does not have this address", |_, pod| pod.delete_address()),
         ("the route to 0.0.0.0/0", |_, pod| pod.delete_default_route()),
         ("eth0: it is down", |_, pod| pod.set_down()),
