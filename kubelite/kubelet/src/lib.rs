@@ -18,6 +18,7 @@
 
 mod config;
 mod context;
+mod credentials;
 mod env;
 mod images;
 mod node;
