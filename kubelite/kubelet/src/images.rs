@@ -118,7 +118,8 @@ async fn pull(
         Ok(reference) => {
             pulls.backoff.reset(name);
             pulls.failed.remove(name);
-            let image = present(context, &reference).await?.unwrap_or(Image { id: reference, ..Image::default() });
+            let image =
+                present(context, &reference).await?.unwrap_or(Image { id: reference, ..Image::default() });
             let took = crate::pod::status::go_duration(began.elapsed());
             let text = format!(
                 "Successfully pulled image \"{name}\" in {took} ({took} including waiting). Image size: {} bytes.",

@@ -28,6 +28,7 @@ mod relist;
 mod run;
 pub mod runtime;
 mod volumes;
+mod writer;
 
 pub use config::Config;
-pub use run::run;
+pub use run::{run, run_with};

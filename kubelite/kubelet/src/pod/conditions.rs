@@ -113,10 +113,13 @@ fn gates(pod: &Pod, status: &PodStatus) -> Option<(&'static str, Option<String>)
         .filter_map(|gate| {
             let name = &gate.condition_type;
             match conditions.iter().find(|c| c.type_ == *name) {
-                None => Some(format!("corresponding condition of pod readiness gate \"{name}\" does not exist.")),
-                Some(c) if c.status != "True" => {
-                    Some(format!("the status of pod readiness gate \"{name}\" is not \"True\", but {}", c.status))
+                None => {
+                    Some(format!("corresponding condition of pod readiness gate \"{name}\" does not exist."))
                 }
+                Some(c) if c.status != "True" => Some(format!(
+                    "the status of pod readiness gate \"{name}\" is not \"True\", but {}",
+                    c.status
+                )),
                 Some(_) => None,
             }
         })

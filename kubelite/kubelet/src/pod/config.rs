@@ -162,8 +162,7 @@ fn namespaces(pod: &Pod) -> Namespaces {
 fn sandbox_security(pod: &Pod) -> Security {
     let context = spec::of(pod).security_context.clone().unwrap_or_default();
     let containers = spec::init_containers(pod).map(|(_, c)| c).chain(spec::main_containers(pod));
-    let privileged =
-        |c: &Container| c.security_context.as_ref().and_then(|s| s.privileged).unwrap_or(false);
+    let privileged = |c: &Container| c.security_context.as_ref().and_then(|s| s.privileged).unwrap_or(false);
     Security {
         namespaces: namespaces(pod),
         run_as_user: context.run_as_user,
@@ -260,7 +259,8 @@ pub(crate) fn amount(quantity: Option<&Quantity>) -> Option<f64> {
 /// Weights and limits of a container on a node with `node_memory` bytes.
 pub(crate) fn resources(pod: &Pod, container: &Container, node_memory: u64) -> Resources {
     let wanted = container.resources.clone().unwrap_or_default();
-    let of = |map: &Option<BTreeMap<String, Quantity>>, key: &str| map.as_ref().and_then(|m| m.get(key)).cloned();
+    let of =
+        |map: &Option<BTreeMap<String, Quantity>>, key: &str| map.as_ref().and_then(|m| m.get(key)).cloned();
     let cpu_limit = millis(of(&wanted.limits, "cpu").as_ref());
     let cpu_request = millis(of(&wanted.requests, "cpu").as_ref()).or(cpu_limit).unwrap_or(0);
     let memory_limit = bytes(of(&wanted.limits, "memory").as_ref()).unwrap_or(0);

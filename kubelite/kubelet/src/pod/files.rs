@@ -42,7 +42,12 @@ fn mount(container_path: &str, host: PathBuf) -> Mount {
     }
 }
 
-async fn hosts_file(config: &Config, pod: &Pod, dir: &std::path::Path, ips: &[IpAddr]) -> std::io::Result<PathBuf> {
+async fn hosts_file(
+    config: &Config,
+    pod: &Pod,
+    dir: &std::path::Path,
+    ips: &[IpAddr],
+) -> std::io::Result<PathBuf> {
     let path = dir.join("etc-hosts");
     let node = match spec::host_network(pod) {
         true => Some(tokio::fs::read_to_string(HOSTS).await.unwrap_or_default()),

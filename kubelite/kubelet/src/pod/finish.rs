@@ -57,9 +57,12 @@ pub(super) async fn orphan(
         return Ok(Some(Duration::from_secs(30)));
     }
     let mut directories = vec![context.config.pod_dir(uid)];
-    directories.extend(observed.sandboxes.first().map(|s| {
-        context.config.log_dir.join(format!("{}_{}_{uid}", s.namespace, s.name))
-    }));
+    directories.extend(
+        observed
+            .sandboxes
+            .first()
+            .map(|s| context.config.log_dir.join(format!("{}_{}_{uid}", s.namespace, s.name))),
+    );
     for directory in directories {
         match tokio::fs::remove_dir_all(&directory).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -29,7 +29,13 @@ pub(super) async fn after_start(
 }
 
 /// Runs the container's preStop hook, no longer than `limit`. Its failure is said but stops nothing.
-pub(super) async fn before_stop(context: &Arc<Context>, pod: &Arc<Pod>, name: &str, id: &str, limit: Duration) {
+pub(super) async fn before_stop(
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
+    name: &str,
+    id: &str,
+    limit: Duration,
+) {
     let Some((_, spec)) = super::spec::find(pod, name) else { return };
     let Some(hook) = spec.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()) else { return };
     let result = tokio::time::timeout(limit, run(context, pod, &spec, id, hook)).await;
@@ -47,7 +53,8 @@ async fn run(
 ) -> Result<(), String> {
     if let Some(exec) = &hook.exec {
         let command = exec.command.clone().unwrap_or_default();
-        let output = context.runtime.exec_sync(id, &command, Duration::ZERO).await.map_err(|e| e.to_string())?;
+        let output =
+            context.runtime.exec_sync(id, &command, Duration::ZERO).await.map_err(|e| e.to_string())?;
         return match output.exit_code {
             0 => Ok(()),
             code => Err(format!("command '{}' exited with {code}", command.join(" "))),
@@ -59,7 +66,9 @@ async fn run(
     }
     if let Some(get) = &hook.http_get {
         let request = http_get(context, pod, spec, get);
-        return tokio::time::timeout(HTTP_LIMIT, request).await.map_err(|_| "no answer in time".to_string())?;
+        return tokio::time::timeout(HTTP_LIMIT, request)
+            .await
+            .map_err(|_| "no answer in time".to_string())?;
     }
     Err("this kind of hook is not supported".into())
 }

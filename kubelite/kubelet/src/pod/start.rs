@@ -32,7 +32,8 @@ pub(super) async fn sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32
         return Outcome::later(RETRY);
     }
     if spec::of(pod).host_users == Some(false) {
-        let text = "Failed to create pod sandbox: user namespaces (hostUsers: false) are not supported on this node";
+        let text =
+            "Failed to create pod sandbox: user namespaces (hostUsers: false) are not supported on this node";
         context.recorder.record(&**pod, Warning, "FailedCreatePodSandBox", text);
         return Outcome::later(RETRY * 6);
     }
@@ -73,7 +74,10 @@ pub(super) async fn container(
         None => Outcome::progress(),
         Some(Ok(())) => {
             memory.problems.remove(&what.name);
-            memory.backoff.next(&what.name, Timestamp::now());
+            // The first start costs nothing; every further one doubles the delay of the next.
+            if what.attempt > 0 {
+                memory.backoff.next(&what.name, Timestamp::now());
+            }
             Outcome::progress()
         }
         Some(Err(problem)) => {

@@ -191,9 +191,7 @@ fn lost(status: &ContainerStatus) -> ContainerState {
         terminated: Some(ContainerStateTerminated {
             exit_code: 137,
             reason: Some("ContainerStatusUnknown".into()),
-            message: Some(
-                "The container could not be located when the pod was terminated".into(),
-            ),
+            message: Some("The container could not be located when the pod was terminated".into()),
             container_id: status.container_id.clone(),
             ..ContainerStateTerminated::default()
         }),
@@ -316,8 +314,15 @@ pub(crate) fn go_duration(duration: Duration) -> String {
 }
 
 /// The state of a container that waits for its restart after a crash.
-pub(crate) fn crash_loop(pod_name: &str, namespace: &str, uid: &str, container: &str, delay: SignedDuration) -> Problem {
+pub(crate) fn crash_loop(
+    pod_name: &str,
+    namespace: &str,
+    uid: &str,
+    container: &str,
+    delay: SignedDuration,
+) -> Problem {
     let delay = go_duration(Duration::try_from(delay).unwrap_or_default());
-    let text = format!("back-off {delay} restarting failed container={container} pod={pod_name}_{namespace}({uid})");
+    let text =
+        format!("back-off {delay} restarting failed container={container} pod={pod_name}_{namespace}({uid})");
     Problem::new("CrashLoopBackOff", text)
 }

@@ -117,7 +117,10 @@ pub(crate) fn step(input: &Input<'_>) -> Vec<Action> {
 
 /// Whether the pod is to stop, for whatever reason.
 fn ends(input: &Input<'_>) -> bool {
-    spec::deleted(input.pod) || input.terminal || spec::terminal(input.pod) || spec::past_deadline(input.pod, input.now)
+    spec::deleted(input.pod)
+        || input.terminal
+        || spec::terminal(input.pod)
+        || spec::past_deadline(input.pod, input.now)
 }
 
 fn until_deadline(input: &Input<'_>) -> Option<Action> {
@@ -128,8 +131,10 @@ fn until_deadline(input: &Input<'_>) -> Option<Action> {
 fn end(input: &Input<'_>) -> Vec<Action> {
     let observed = input.observed;
     let stop = |seen: &Seen| stop(seen, Why::PodEnds);
-    let sidecars: Vec<&str> =
-        spec::init_containers(input.pod).filter(|(k, _)| *k == Kind::Sidecar).map(|(_, c)| c.name.as_str()).collect();
+    let sidecars: Vec<&str> = spec::init_containers(input.pod)
+        .filter(|(k, _)| *k == Kind::Sidecar)
+        .map(|(_, c)| c.name.as_str())
+        .collect();
     let is_sidecar = |seen: &&Seen| sidecars.contains(&seen.status.name.as_str());
     let others: Vec<Action> = observed.running().filter(|s| !is_sidecar(s)).map(stop).collect();
     if !others.is_empty() {
@@ -237,7 +242,8 @@ fn keep(
     if !wants_start(input, kind, container, last) {
         return None;
     }
-    let finished = last.filter(|s| s.status.state == ContainerState::Exited).map(|s| finished_at(s, input.now));
+    let finished =
+        last.filter(|s| s.status.state == ContainerState::Exited).map(|s| finished_at(s, input.now));
     if let Some((left, delay)) =
         finished.and_then(|since| input.backoff.waiting(&container.name, since, input.now))
     {
@@ -281,7 +287,8 @@ fn prune(input: &Input<'_>) -> Vec<Action> {
     let mut actions = vec![];
     for (at, seen) in observed.containers.iter().enumerate() {
         let unstarted = seen.status.state == ContainerState::Created;
-        let newer_dead = observed.containers[..at].iter().filter(dead).any(|s| s.status.name == seen.status.name);
+        let newer_dead =
+            observed.containers[..at].iter().filter(dead).any(|s| s.status.name == seen.status.name);
         let newer = observed.containers[..at].iter().any(|s| s.status.name == seen.status.name);
         if (dead(&seen) && newer_dead) || (unstarted && newer) {
             actions.push(Action::Remove(seen.status.id.clone()));
@@ -289,7 +296,8 @@ fn prune(input: &Input<'_>) -> Vec<Action> {
     }
     let empty = |id: &str| observed.containers.iter().all(|c| c.sandbox_id != id);
     let newest = observed.sandboxes.first().map(|s| s.id.clone());
-    let old = observed.sandboxes.iter().filter(|s| !s.ready && empty(&s.id) && Some(&s.id) != newest.as_ref());
+    let old =
+        observed.sandboxes.iter().filter(|s| !s.ready && empty(&s.id) && Some(&s.id) != newest.as_ref());
     actions.extend(old.map(|s| Action::RemoveSandbox(s.id.clone())));
     actions
 }

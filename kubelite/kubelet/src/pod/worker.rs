@@ -128,7 +128,8 @@ fn targets(pod: &k8s_openapi::api::core::v1::Pod, observed: &Observed) -> Vec<Ta
 /// Keeps in mind what the step found out about waiting containers; says it once.
 fn note(context: &Context, entry: &Entry, memory: &mut Memory, observed: &Observed, actions: &[Action]) {
     let pod = &entry.pod;
-    let running = |name: &str| observed.latest(name).is_some_and(|s| s.status.state == ContainerState::Running);
+    let running =
+        |name: &str| observed.latest(name).is_some_and(|s| s.status.state == ContainerState::Running);
     memory.problems.retain(|name, _| !running(name));
     for action in actions {
         let Action::BackOff { name, delay, .. } = action else { continue };
@@ -136,7 +137,8 @@ fn note(context: &Context, entry: &Entry, memory: &mut Memory, observed: &Observ
         let uid = pod.uid().unwrap_or_default();
         let problem = status::crash_loop(&pod_name, &namespace, &uid, name, *delay);
         if memory.problems.get(name) != Some(&problem) {
-            let text = format!("Back-off restarting failed container {name} in pod {pod_name}_{namespace}({uid})");
+            let text =
+                format!("Back-off restarting failed container {name} in pod {pod_name}_{namespace}({uid})");
             context.recorder.record(&**pod, Warning, "BackOff", text);
             memory.problems.insert(name.clone(), problem);
         }
@@ -170,7 +172,8 @@ async fn act(
     actions: Vec<Action>,
 ) -> Result<Outcome, RuntimeError> {
     let mut outcome = Outcome::default();
-    let (stops, others): (Vec<_>, Vec<_>) = actions.into_iter().partition(|a| matches!(a, Action::Stop { .. }));
+    let (stops, others): (Vec<_>, Vec<_>) =
+        actions.into_iter().partition(|a| matches!(a, Action::Stop { .. }));
     if !stops.is_empty() {
         outcome.add(kill::all(context, &entry.pod, &stops).await);
     }
