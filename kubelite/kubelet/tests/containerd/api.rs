@@ -22,17 +22,17 @@ struct State {
 
 /// The API server. Cheap to clone.
 #[derive(Clone)]
-pub struct Api {
+pub(crate) struct Api {
     state: Arc<Mutex<State>>,
     events: broadcast::Sender<Value>,
 }
 
 impl Api {
-    pub fn new() -> Api {
+    pub(crate) fn new() -> Api {
         Api { state: Arc::default(), events: broadcast::channel(1024).0 }
     }
 
-    pub fn client(&self) -> kube::Client {
+    pub(crate) fn client(&self) -> kube::Client {
         let api = self.clone();
         let service = tower::service_fn(move |request| {
             let api = api.clone();
@@ -42,7 +42,7 @@ impl Api {
     }
 
     /// Creates or replaces an object.
-    pub fn put(&self, path: &str, mut object: Value) -> Value {
+    pub(crate) fn put(&self, path: &str, mut object: Value) -> Value {
         let mut state = self.state.lock().unwrap();
         state.version += 1;
         object["metadata"]["resourceVersion"] = state.version.to_string().into();
@@ -52,12 +52,12 @@ impl Api {
         object
     }
 
-    pub fn get(&self, path: &str) -> Option<Value> {
+    pub(crate) fn get(&self, path: &str) -> Option<Value> {
         self.state.lock().unwrap().objects.get(path).cloned()
     }
 
     /// The reasons and messages of all events.
-    pub fn events(&self) -> Vec<String> {
+    pub(crate) fn events(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         let events = state.objects.iter().filter(|(path, _)| path.contains("/events/"));
         let mut all: Vec<_> = events.map(|(_, e)| e.clone()).collect();
@@ -68,7 +68,7 @@ impl Api {
     }
 
     /// Marks a pod for deletion, as the API server does for a kubelet's pod.
-    pub fn delete_gracefully(&self, path: &str, grace: u64) {
+    pub(crate) fn delete_gracefully(&self, path: &str, grace: u64) {
         let mut pod = self.get(path).unwrap();
         pod["metadata"]["deletionTimestamp"] = json!(jiff::Timestamp::now());
         pod["metadata"]["deletionGracePeriodSeconds"] = grace.into();

@@ -36,7 +36,7 @@ fn layer() -> Vec<u8> {
 }
 
 /// Writes an archive that `ctr images import` reads, with one image under several names.
-pub fn write(path: &Path, names: &[&str]) {
+pub(crate) fn write(path: &Path, names: &[&str]) {
     let layer = layer();
     let hex: String = Sha256::digest(&layer).iter().map(|b| format!("{b:02x}")).collect();
     let config = json!({

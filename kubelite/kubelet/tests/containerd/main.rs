@@ -154,6 +154,19 @@ async fn pods_that_end_crash_or_cannot_start() {
         assert!(began.elapsed() < Duration::from_secs(20), "{:#?}", api.events());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    check_node(&api);
     shutdown.cancel();
     task.await.unwrap().unwrap();
+}
+
+fn check_node(api: &Api) {
+    let object = api.get("/api/v1/nodes/kubelet2").unwrap();
+    let conditions = object["status"]["conditions"].as_array().unwrap();
+    let ready = conditions.iter().find(|c| c["type"] == "Ready").unwrap();
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("KubeletNotReady")));
+    assert_eq!(object["metadata"]["labels"]["kubernetes.io/hostname"], "kubelet2");
+    assert_eq!(object["spec"]["taints"][0]["key"], "node.kubernetes.io/not-ready");
+    assert!(object["status"]["images"].as_array().is_some_and(|i| !i.is_empty()), "{object:#}");
+    let lease = api.get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/kubelet2").unwrap();
+    assert_eq!(lease["spec"]["holderIdentity"], "kubelet2");
 }

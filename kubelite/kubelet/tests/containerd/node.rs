@@ -11,18 +11,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-pub const IMAGE: &str = "docker.io/kubelite/busybox:1";
+pub(crate) const IMAGE: &str = "docker.io/kubelite/busybox:1";
 const PAUSE: &str = "docker.io/kubelite/pause:test";
 
 /// A containerd that ends, with all that it runs, when it is dropped.
-pub struct Node {
+pub(crate) struct Node {
     dir: PathBuf,
     containerd: Child,
     _temporary: tempfile::TempDir,
 }
 
 impl Node {
-    pub fn start() -> Node {
+    pub(crate) fn start() -> Node {
         let temporary = tempfile::Builder::new().prefix("kubelet2-").tempdir_in("/tmp").unwrap();
         let dir = temporary.path().to_path_buf();
         std::fs::write(dir.join("config.toml"), config(&dir)).unwrap();
@@ -46,19 +46,19 @@ impl Node {
         node
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.join("containerd.sock")
     }
 
-    pub fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.dir.join(path)
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("containerd.log")).unwrap_or_default()
     }
 
-    pub fn ctr(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ctr(&self, arguments: &[&str]) -> String {
         let output = Command::new("ctr")
             .arg("-a")
             .arg(self.socket())
@@ -76,7 +76,10 @@ impl Node {
     }
 
     /// Starts a kubelet; it ends when the token is cancelled.
-    pub fn kubelet(&self, api: &Api) -> (CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>) {
+    pub(crate) fn kubelet(
+        &self,
+        api: &Api,
+    ) -> (CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>) {
         let shutdown = CancellationToken::new();
         let config = Config {
             node_name: "kubelet2".into(),
@@ -161,7 +164,7 @@ fn unmount_below(dir: &Path) {
 }
 
 /// Waits until `test` of the pod at `path` holds, and returns the pod.
-pub async fn wait(api: &Api, path: &str, what: &str, test: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn wait(api: &Api, path: &str, what: &str, test: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
         let pod = api.get(path);
