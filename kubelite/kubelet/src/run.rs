@@ -60,8 +60,13 @@ pub async fn run_with(
     tasks.spawn(
         shutdown.clone().run_until_cancelled_owned(relist_after_sync(context.clone(), pods)).map_drop(),
     );
-    shutdown.cancelled().await;
-    while tasks.join_next().await.is_some() {}
+    // No task ends before the shutdown, unless it panicked.
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            shutdown.cancel();
+            anyhow::bail!("a part of the kubelet failed, pods go on running, start it again: {error}");
+        }
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! meanwhile is never overwritten, it is computed anew.
 
 use crate::context::{Context, Entry};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Error, ResourceExt};
 use kubelite_informer::Informer;
@@ -90,9 +90,9 @@ fn is(error: &Error, code: u16) -> bool {
 
 /// The merge patch that makes the API's status be `wanted`; None if nothing differs.
 fn patch(pod: &Pod, wanted: Option<&PodStatus>) -> Option<Value> {
-    let current = serde_json::to_value(pod.status.clone().unwrap_or_default()).ok()?;
-    let mut wanted = serde_json::to_value(wanted?).ok()?;
-    keep_foreign(&current, &mut wanted);
+    let current = pod.status.clone().unwrap_or_default();
+    let wanted = serde_json::to_value(merged(&current, wanted?)).ok()?;
+    let current = serde_json::to_value(current).ok()?;
     let changes = difference(current.as_object()?, wanted.as_object()?);
     (!changes.is_empty()).then(|| {
         json!({
@@ -106,20 +106,26 @@ fn patch(pod: &Pod, wanted: Option<&PodStatus>) -> Option<Value> {
 const OWN: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
-/// Conditions of others are taken as they are now, not as they were when the status was computed.
-fn keep_foreign(current: &Value, wanted: &mut Value) {
-    let own = |c: &&Value| c["type"].as_str().is_some_and(|t| OWN.contains(&t));
-    let list = |v: &Value| v["conditions"].as_array().cloned().unwrap_or_default();
-    let mut conditions: Vec<Value> = list(wanted).iter().filter(own).cloned().collect();
-    conditions.extend(list(current).iter().filter(|c| !own(c)).cloned());
-    if !conditions.is_empty() {
-        wanted["conditions"] = conditions.into();
-    }
-    for field in ["nominatedNodeName", "qosClass", "resize"] {
-        if let Some(value) = current.get(field) {
-            wanted[field] = value.clone();
-        }
-    }
+/// The kubelet's conditions of `own`, and those of others as they are at the API, not as they were when the status was
+/// computed.
+pub(crate) fn with_foreign(
+    own: Option<Vec<PodCondition>>,
+    at_api: Option<Vec<PodCondition>>,
+) -> Option<Vec<PodCondition>> {
+    let is_own = |c: &PodCondition| OWN.contains(&c.type_.as_str());
+    let own = own.into_iter().flatten().filter(is_own);
+    let all: Vec<_> = own.chain(at_api.into_iter().flatten().filter(|c| !is_own(c))).collect();
+    (!all.is_empty()).then_some(all)
+}
+
+/// What the status says now, with the parts that are not the kubelet's taken from the API.
+fn merged(current: &PodStatus, wanted: &PodStatus) -> PodStatus {
+    let (current, mut wanted) = (current.clone(), wanted.clone());
+    wanted.conditions = with_foreign(wanted.conditions, current.conditions);
+    wanted.qos_class = current.qos_class.or(wanted.qos_class);
+    wanted.nominated_node_name = current.nominated_node_name;
+    wanted.resize = current.resize;
+    wanted
 }
 
 /// Top-level fields that differ; those that are gone are null.

@@ -44,7 +44,7 @@ async fn keep_status(context: &Arc<Context>) {
         match tokio::time::timeout(LIMIT, write(context, &identity, &runtime, &mut written)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the node's status can't be written, will be tried again")
+                tracing::warn!(%error, "the node's status can't be written, will be tried again");
             }
             Err(_) => tracing::warn!("the API server does not take the node's status within {LIMIT:?}"),
         }

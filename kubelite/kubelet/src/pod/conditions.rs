@@ -36,12 +36,12 @@ pub(super) fn update(pod: &Pod, observed: &Observed, status: &mut PodStatus, now
     ];
     let generation = pod.metadata.generation;
     let conditions = status.conditions.get_or_insert_default();
-    for verdict in verdicts {
+    for verdict in &verdicts {
         put(conditions, verdict, generation, now);
     }
 }
 
-fn put(conditions: &mut Vec<PodCondition>, verdict: Verdict, generation: Option<i64>, now: Timestamp) {
+fn put(conditions: &mut Vec<PodCondition>, verdict: &Verdict, generation: Option<i64>, now: Timestamp) {
     let at = conditions.iter().position(|c| c.type_ == verdict.type_);
     let old = at.map(|at| conditions[at].clone());
     let (reason, message) = verdict.failed.clone().unwrap_or_default();
@@ -76,9 +76,10 @@ fn initialized(pod: &Pod, status: &PodStatus) -> Verdict {
     let init = status.init_container_statuses.iter().flatten();
     let waiting: Vec<&str> = spec::init_containers(pod)
         .zip(init)
-        .filter(|((kind, _), s)| !init_done(*kind, s) && !(started && *kind == Kind::Init))
+        .filter(|((kind, _), s)| !init_done(*kind, s))
         .map(|((_, c), _)| c.name.as_str())
         .collect();
+    // Once a container of the pod's own was started, the pod stays initialized, whatever becomes of its sidecars.
     let failed = (!waiting.is_empty() && !started).then(|| {
         let text = format!("containers with incomplete status: [{}]", list(&waiting));
         ("ContainersNotInitialized", Some(text))

@@ -181,18 +181,25 @@ fn groups(context: &PodSecurityContext) -> Vec<i64> {
     groups
 }
 
-fn seccomp(profile: Option<&SeccompProfile>) -> Seccomp {
+fn seccomp(config: &Config, profile: Option<&SeccompProfile>) -> Seccomp {
     match profile {
         Some(p) if p.type_ == "RuntimeDefault" => Seccomp::RuntimeDefault,
         Some(p) if p.type_ == "Localhost" => {
-            Seccomp::Localhost(p.localhost_profile.clone().unwrap_or_default())
+            let file = p.localhost_profile.clone().unwrap_or_default();
+            Seccomp::Localhost(config.data_dir.join("seccomp").join(file).to_string_lossy().into_owned())
         }
         _ => Seccomp::Unconfined,
     }
 }
 
-/// Security of a container: its own settings before the pod's.
-pub(crate) fn security(pod: &Pod, container: &Container, pid_target: Option<String>) -> Security {
+/// Security of a container: its own settings before the pod's, and the image's user where neither names one.
+fn security(
+    config: &Config,
+    pod: &Pod,
+    container: &Container,
+    pid_target: Option<String>,
+    image: &Image,
+) -> Security {
     let of_pod = spec::of(pod).security_context.clone().unwrap_or_default();
     let own: SecurityContext = container.security_context.clone().unwrap_or_default();
     let mut namespaces = namespaces(pod);
@@ -202,9 +209,11 @@ pub(crate) fn security(pod: &Pod, container: &Container, pid_target: Option<Stri
     let privileged = own.privileged.unwrap_or(false);
     let capabilities = own.capabilities.unwrap_or_default();
     let profile = own.seccomp_profile.as_ref().or(of_pod.seccomp_profile.as_ref());
+    let user = own.run_as_user.or(of_pod.run_as_user);
     Security {
         namespaces,
-        run_as_user: own.run_as_user.or(of_pod.run_as_user),
+        run_as_user: user.or(image.uid),
+        run_as_username: if user.is_none() { image.username.clone() } else { String::new() },
         run_as_group: own.run_as_group.or(of_pod.run_as_group),
         supplemental_groups: groups(&of_pod),
         privileged,
@@ -212,7 +221,7 @@ pub(crate) fn security(pod: &Pod, container: &Container, pid_target: Option<Stri
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
-        seccomp: if privileged { Seccomp::Unconfined } else { seccomp(profile) },
+        seccomp: if privileged { Seccomp::Unconfined } else { seccomp(config, profile) },
         unmasked_proc: own.proc_mount.as_deref() == Some("Unmasked"),
     }
 }
@@ -292,8 +301,8 @@ fn oom_score(pod: &Pod, memory_request: i64, node_memory: u64) -> i64 {
 pub(crate) struct Start {
     /// How often it was restarted before.
     pub(crate) attempt: u32,
-    /// The image's ID.
-    pub(crate) image_id: String,
+    /// The image.
+    pub(crate) image: Image,
     /// Its environment.
     pub(crate) env: Vec<(String, String)>,
     /// Its mounts.
@@ -305,7 +314,7 @@ pub(crate) struct Start {
 }
 
 /// A container of the pod.
-pub(crate) fn container(pod: &Pod, from: &Container, start: Start) -> ContainerConfig {
+pub(crate) fn container(config: &Config, pod: &Pod, from: &Container, start: Start) -> ContainerConfig {
     let values: BTreeMap<String, String> = start.env.iter().cloned().collect();
     let expand = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|text| crate::env::expand(text, &values)).collect()
@@ -321,10 +330,11 @@ pub(crate) fn container(pod: &Pod, from: &Container, start: Start) -> ContainerC
         (label::TERMINATION_POLICY, policy),
         (label::GRACE, spec::grace(pod).as_secs().to_string()),
     ];
+    let security = security(config, pod, from, start.pid_target, &start.image);
     ContainerConfig {
         name: from.name.clone(),
         attempt: start.attempt,
-        image: start.image_id,
+        image: start.image.id,
         user_image: from.image.clone().unwrap_or_default(),
         command: expand(&from.command),
         args: expand(&from.args),
@@ -338,6 +348,6 @@ pub(crate) fn container(pod: &Pod, from: &Container, start: Start) -> ContainerC
         stdin_once: from.stdin_once.unwrap_or(false),
         tty: from.tty.unwrap_or(false),
         resources: resources(pod, from, start.node_memory),
-        security: security(pod, from, start.pid_target),
+        security,
     }
 }

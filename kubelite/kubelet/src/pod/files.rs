@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const HOSTS: &str = "/etc/hosts";
 
@@ -25,16 +25,16 @@ pub(super) async fn own_mounts(
     let free = |path: &str| others.iter().all(|m| m.container_path != path);
     let dir = config.pod_dir(&pod.uid().unwrap_or_default());
     if free(HOSTS) {
-        mounts.push(mount(HOSTS, hosts_file(config, pod, &dir, ips).await?));
+        mounts.push(mount(HOSTS, &hosts_file(config, pod, &dir, ips).await?));
     }
     let path = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
     if !path.is_empty() && free(path) {
-        mounts.push(mount(path, termination_file(&dir, &container.name, attempt).await?));
+        mounts.push(mount(path, &termination_file(&dir, &container.name, attempt).await?));
     }
     Ok(mounts)
 }
 
-fn mount(container_path: &str, host: PathBuf) -> Mount {
+fn mount(container_path: &str, host: &Path) -> Mount {
     Mount {
         container_path: container_path.to_string(),
         host_path: host.to_string_lossy().into_owned(),
@@ -42,12 +42,7 @@ fn mount(container_path: &str, host: PathBuf) -> Mount {
     }
 }
 
-async fn hosts_file(
-    config: &Config,
-    pod: &Pod,
-    dir: &std::path::Path,
-    ips: &[IpAddr],
-) -> std::io::Result<PathBuf> {
+async fn hosts_file(config: &Config, pod: &Pod, dir: &Path, ips: &[IpAddr]) -> std::io::Result<PathBuf> {
     let path = dir.join("etc-hosts");
     let node = match spec::host_network(pod) {
         true => Some(tokio::fs::read_to_string(HOSTS).await.unwrap_or_default()),
@@ -98,7 +93,7 @@ fn own_hosts(config: &Config, pod: &Pod, ips: &[IpAddr]) -> String {
     text
 }
 
-async fn termination_file(dir: &std::path::Path, container: &str, attempt: u32) -> std::io::Result<PathBuf> {
+async fn termination_file(dir: &Path, container: &str, attempt: u32) -> std::io::Result<PathBuf> {
     let dir = dir.join("containers").join(container);
     let path = dir.join(attempt.to_string());
     tokio::fs::create_dir_all(&dir).await?;

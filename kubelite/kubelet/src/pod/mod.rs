@@ -15,4 +15,6 @@ mod start;
 pub(crate) mod status;
 pub(crate) mod step;
 mod termination;
+#[cfg(test)]
+mod tests;
 pub(crate) mod worker;

@@ -8,7 +8,7 @@ use super::worker::{Memory, Outcome, RETRY};
 use super::{hooks, kill};
 use crate::context::Context;
 use crate::images::{self, Problem};
-use crate::runtime::{ContainerConfig, SandboxConfig};
+use crate::runtime::{ContainerConfig, Image, SandboxConfig};
 use crate::{env, volumes};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
@@ -85,9 +85,8 @@ pub(super) async fn container(
                 tell(context, pod, &problem);
             }
             let wait = memory.pulls.wait(spec.image.as_deref().unwrap_or_default(), Timestamp::now());
-            let changed = memory.problems.insert(what.name.clone(), problem.clone()) != Some(problem);
-            // The new problem goes into the status at once: the next look does so.
-            Outcome::later(if changed { jiff::SignedDuration::ZERO } else { wait.unwrap_or(RETRY) })
+            memory.problems.insert(what.name.clone(), problem);
+            Outcome::later(wait.map_or(RETRY, |wait| wait.min(RETRY)))
         }
     }
 }
@@ -112,7 +111,7 @@ async fn attempt(
     let sandbox = sandbox_config(context, pod, attempt).await;
     let image = images::ensure(context, pod, spec, &sandbox, &mut memory.pulls).await?;
     check_user(pod, spec, &image)?;
-    let config = assemble(context, pod, observed, what, spec, image.id).await?;
+    let config = assemble(context, pod, observed, what, spec, image).await?;
     run(context, pod, what, spec, &config, &sandbox).await
 }
 
@@ -137,7 +136,7 @@ async fn run(
 }
 
 /// runAsNonRoot is checked here, as only the image knows its user.
-fn check_user(pod: &Pod, spec: &Spec, image: &crate::runtime::Image) -> Result<(), Problem> {
+fn check_user(pod: &Pod, spec: &Spec, image: &Image) -> Result<(), Problem> {
     let of_pod = spec::of(pod).security_context.clone().unwrap_or_default();
     let own = spec.security_context.clone().unwrap_or_default();
     if own.run_as_non_root.or(of_pod.run_as_non_root) != Some(true) {
@@ -163,7 +162,7 @@ async fn assemble(
     observed: &Observed,
     what: &Container,
     spec: &Spec,
-    image_id: String,
+    image: Image,
 ) -> Result<ContainerConfig, Problem> {
     let wrong = |text: String| Problem::new("CreateContainerConfigError", text);
     let host_ip = context.config.node_ip;
@@ -179,11 +178,11 @@ async fn assemble(
     let target = spec::target_of(pod, &what.name).and_then(|name| observed.latest(name));
     let start = config::Start {
         attempt: what.attempt,
-        image_id,
+        image,
         env,
         mounts,
         pid_target: target.map(|s| s.status.id.clone()),
         node_memory: context.node_memory,
     };
-    Ok(config::container(pod, spec, start))
+    Ok(config::container(&context.config, pod, spec, start))
 }

@@ -11,17 +11,21 @@ use crate::context::{Context, Entry};
 use crate::images::{Problem, Pulls};
 use crate::probes::Target;
 use crate::runtime::{ContainerState, RuntimeError};
+use crate::volumes;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::ResourceExt;
 use kubelite_informer::EventType::Warning;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Looks in one run; a pod that needs more gets them in the next run.
 const MAX_LOOKS: usize = 64;
 /// How soon something that failed is tried again.
 pub(super) const RETRY: SignedDuration = SignedDuration::from_secs(5);
+/// How often a running pod's volumes are brought up to date.
+const VOLUMES: Duration = Duration::from_secs(50);
 
 /// What is remembered of a pod between looks, none of which is needed to adopt it after a restart.
 #[derive(Default)]
@@ -32,10 +36,12 @@ pub(crate) struct Memory {
     pub(super) problems: BTreeMap<String, Problem>,
     /// The pod ended for good by its computed status.
     terminal: bool,
+    /// When its volumes were brought up to date.
+    volumes_at: Option<Instant>,
 }
 
 /// What came of acting.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Outcome {
     /// Something changed, so look again at once.
     pub(super) progress: bool,
@@ -102,7 +108,28 @@ async fn look(
     });
     note(context, entry, memory, &observed, &actions);
     report(context, uid, entry, memory, &observed);
-    act(context, entry, memory, &observed, actions).await
+    let problems = memory.problems.clone();
+    let outcome = act(context, entry, memory, &observed, actions).await?;
+    if memory.problems != problems {
+        report(context, uid, entry, memory, &observed);
+    }
+    if !outcome.progress {
+        refresh_volumes(context, entry, memory, &observed).await;
+    }
+    Ok(outcome)
+}
+
+/// A running pod's volumes follow their sources.
+async fn refresh_volumes(context: &Context, entry: &Entry, memory: &mut Memory, observed: &Observed) {
+    let due = memory.volumes_at.is_none_or(|at| at.elapsed() >= VOLUMES);
+    let runs = observed.running().next().is_some() && !spec::deleted(&entry.pod);
+    if !(due && runs) {
+        return;
+    }
+    memory.volumes_at = Some(Instant::now());
+    if let Err(error) = volumes::mount(&context.client, &context.config, &entry.pod).await {
+        context.recorder.record(&*entry.pod, Warning, "FailedMount", error.to_string());
+    }
 }
 
 fn pod_ip(context: &Context, entry: &Entry, observed: &Observed) -> Option<std::net::IpAddr> {
@@ -112,7 +139,7 @@ fn pod_ip(context: &Context, entry: &Entry, observed: &Observed) -> Option<std::
     }
 }
 
-fn targets(pod: &k8s_openapi::api::core::v1::Pod, observed: &Observed) -> Vec<Target> {
+fn targets(pod: &Pod, observed: &Observed) -> Vec<Target> {
     if spec::deleted(pod) {
         return vec![];
     }
@@ -146,8 +173,9 @@ fn note(context: &Context, entry: &Entry, memory: &mut Memory, observed: &Observ
 }
 
 fn report(context: &Context, uid: &str, entry: &Entry, memory: &mut Memory, observed: &Observed) {
+    let last = context.pods.get(uid).and_then(|e| e.status);
     let status = status::status(
-        &entry.pod,
+        &basis(&entry.pod, last.as_deref()),
         &status::Facts {
             observed,
             probed: &|id| context.probes.of(id),
@@ -158,10 +186,27 @@ fn report(context: &Context, uid: &str, entry: &Entry, memory: &mut Memory, obse
         },
     );
     memory.terminal |= matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    if entry.pod.status.as_ref() != Some(&status) {
+    if last.as_deref() != Some(&status) || entry.pod.status.as_ref() != Some(&status) {
         context.pods.set_status(uid, Arc::new(status));
         context.writes.add(uid.to_string());
     }
+}
+
+/// The pod with the status that was computed last, which the API may not have yet, so that times in it don't move. What
+/// others write comes from the API: their conditions, and a phase that ends the pod.
+fn basis(pod: &Pod, last: Option<&PodStatus>) -> Pod {
+    let mut pod = pod.clone();
+    if spec::terminal(&pod) {
+        return pod;
+    }
+    if let Some(last) = last {
+        let at_api = pod.status.take().unwrap_or_default();
+        let mut status = last.clone();
+        status.conditions = crate::writer::with_foreign(status.conditions, at_api.conditions);
+        status.qos_class = at_api.qos_class;
+        pod.status = Some(status);
+    }
+    pod
 }
 
 async fn act(

@@ -1,5 +1,8 @@
 //! Pods in a real containerd, told by an API server in memory. Needs root, containerd, runc and busybox-static.
 
+// A test's helper ends the test where something is missing.
+#![allow(clippy::unwrap_used)]
+
 mod api;
 mod image;
 mod node;
