@@ -106,7 +106,8 @@ mod tests {
     #[test]
     fn expansion() {
         let values = BTreeMap::from([("A".to_string(), "1".to_string())]);
-        let cases = [("$(A)", "1"), ("x$(A)y$(B)", "x1y$(B)"), ("$$(A)", "$(A)"), ("$A $", "$A $"), ("$(A", "$(A")];
+        let cases =
+            [("$(A)", "1"), ("x$(A)y$(B)", "x1y$(B)"), ("$$(A)", "$(A)"), ("$A $", "$A $"), ("$(A", "$(A")];
         for (text, expected) in cases {
             assert_eq!(expand(text, &values), expected, "{text}");
         }

@@ -18,6 +18,7 @@
 
 mod config;
 mod context;
+mod credentials;
 mod env;
 mod images;
 mod node;
@@ -27,6 +28,7 @@ mod relist;
 mod run;
 pub mod runtime;
 mod volumes;
+mod writer;
 
 pub use config::Config;
-pub use run::run;
+pub use run::{run, run_with};

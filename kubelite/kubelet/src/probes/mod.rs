@@ -39,7 +39,13 @@ impl Probes {
     /// Makes the probes of `pod` be those of `running`: starts what is missing, ends what is no longer there. Called at
     /// every look at a pod (with nothing running at its end), so it must be cheap when nothing changed. A verdict that
     /// changes is followed by `context.queue.add(uid)`.
-    pub(crate) fn sync(&self, _context: &Arc<Context>, pod: &Arc<Pod>, _pod_ip: Option<IpAddr>, running: &[Target]) {
+    pub(crate) fn sync(
+        &self,
+        _context: &Arc<Context>,
+        pod: &Arc<Pod>,
+        _pod_ip: Option<IpAddr>,
+        running: &[Target],
+    ) {
         let _ = (pod, running);
     }
 

@@ -65,7 +65,9 @@ async fn within<T>(
 ) -> Result<T> {
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => Ok(answer?.into_inner()),
-        Err(_) => Err(RuntimeError::Timeout(format!("no answer from the container runtime within {limit:?}"))),
+        Err(_) => {
+            Err(RuntimeError::Timeout(format!("no answer from the container runtime within {limit:?}")))
+        }
     }
 }
 
@@ -209,7 +211,12 @@ impl Runtime for Cri {
         within(CALL_LIMIT, self.runtime.clone().reopen_container_log(request)).await.map(drop)
     }
 
-    async fn pull_image(&self, image: &str, auth: Option<&ImageAuth>, sandbox: &SandboxConfig) -> Result<String> {
+    async fn pull_image(
+        &self,
+        image: &str,
+        auth: Option<&ImageAuth>,
+        sandbox: &SandboxConfig,
+    ) -> Result<String> {
         let request = cri::PullImageRequest {
             image: Some(convert::image_spec(image)),
             auth: auth.map(convert::auth),
@@ -242,4 +249,3 @@ impl Runtime for Cri {
         Ok(answer.stats.into_iter().map(convert::container_stats).collect())
     }
 }
-

@@ -85,7 +85,12 @@ pub trait Runtime: Send + Sync {
     async fn reopen_log(&self, id: &str) -> Result<()>;
 
     /// Pulls an image and returns its reference.
-    async fn pull_image(&self, image: &str, auth: Option<&ImageAuth>, sandbox: &SandboxConfig) -> Result<String>;
+    async fn pull_image(
+        &self,
+        image: &str,
+        auth: Option<&ImageAuth>,
+        sandbox: &SandboxConfig,
+    ) -> Result<String>;
     /// The image if it is there.
     async fn image_status(&self, image: &str) -> Result<Option<Image>>;
     /// All images.

@@ -139,7 +139,12 @@ impl Runtime for Memory {
         Ok(vec![IpAddr::from((0x0a01_0000 | (number & 0xffff)).to_be_bytes())])
     }
 
-    async fn create_container(&self, sandbox_id: &str, new: &ContainerConfig, pod: &SandboxConfig) -> Result<String> {
+    async fn create_container(
+        &self,
+        sandbox_id: &str,
+        new: &ContainerConfig,
+        pod: &SandboxConfig,
+    ) -> Result<String> {
         let mut state = self.state.lock();
         if !state.sandboxes.get(sandbox_id).is_some_and(|s| s.ready) {
             return Err(not_found(sandbox_id));

@@ -121,6 +121,8 @@ pub struct Security {
     pub namespaces: Namespaces,
     /// User ID; None means the image's.
     pub run_as_user: Option<i64>,
+    /// User name, where the image has one and no user ID is set.
+    pub run_as_username: String,
     /// Primary group ID; None means the image's.
     pub run_as_group: Option<i64>,
     /// Further groups.

@@ -80,6 +80,7 @@ fn container_security(from: &Security) -> cri::LinuxContainerSecurityContext {
         namespace_options: Some(namespaces(&from.namespaces)),
         run_as_user: from.run_as_user.map(int64),
         run_as_group: from.run_as_group.map(int64),
+        run_as_username: from.run_as_username.clone(),
         readonly_rootfs: from.read_only_root,
         supplemental_groups: from.supplemental_groups.clone(),
         no_new_privs: from.no_new_privileges,
