@@ -21,15 +21,21 @@ type Fingerprint = BTreeSet<(String, u8)>;
 pub(crate) async fn run(context: Arc<Context>) {
     let mut last = HashMap::new();
     let mut calm = 0;
+    let mut silent = false;
     loop {
         match list(&context).await {
             Ok(now) => {
+                silent = false;
                 let changed = changed(&last, &now);
                 calm = if changed.is_empty() { calm + 1 } else { 0 };
                 changed.into_iter().for_each(|uid| context.queue.add(uid));
                 last = now;
             }
-            Err(error) => tracing::warn!(%error, "the container runtime can't list its pods"),
+            Err(error) => {
+                if !std::mem::replace(&mut silent, true) {
+                    tracing::warn!(%error, "the container runtime can't list its pods, will be asked again");
+                }
+            }
         }
         let idle = calm >= CALM_ROUNDS && context.pods.all().iter().all(|e| settled(&e.pod) && runs(e));
         tokio::time::sleep(if idle { IDLE } else { BUSY }).await;

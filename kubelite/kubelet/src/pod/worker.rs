@@ -243,7 +243,11 @@ async fn act_once(
             return Ok(start::container(context, &entry.pod, memory, observed, &what).await);
         }
         Action::StopSandbox(id) => runtime.stop_sandbox(&id).await?,
-        Action::RemoveSandbox(id) => runtime.remove_sandbox(&id).await?,
+        Action::RemoveSandbox(id) => {
+            // One that died by itself still has its network.
+            runtime.stop_sandbox(&id).await?;
+            runtime.remove_sandbox(&id).await?;
+        }
         Action::Remove(id) => runtime.remove_container(&id).await?,
         Action::BackOff { left, .. } => return Ok(Outcome::later(left)),
         Action::Again(delay) => return Ok(Outcome::later(delay)),

@@ -173,3 +173,42 @@ fn check_node(api: &Api) {
     let lease = api.get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/kubelet2").unwrap();
     assert_eq!(lease["spec"]["holderIdentity"], "kubelet2");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_over_the_in_memory_runtime() {
+    let api = Api::new();
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = std::sync::Arc::new(kubelite_kubelet::runtime::testing::Memory::new(&[IMAGE]));
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let config = node::config_at(dir.path(), &dir.path().join("none.sock"));
+    let task =
+        tokio::spawn(kubelite_kubelet::run_with(api.client(), config, runtime.clone(), shutdown.clone()));
+    let (path, object) = pod("web", json!({ "hostNetwork": false, "containers": [sh("c", "sleep 100")] }));
+    api.put(&path, object);
+    let running = wait(&api, &path, "ready", ready).await;
+    assert_eq!(running["status"]["podIP"], "10.1.0.1");
+    assert!(runtime.exit("uid-web", "c", 3));
+    let restarts = |p: &Value| p["status"]["containerStatuses"][0]["restartCount"].clone();
+    let again = wait(&api, &path, "restarted", |p| restarts(p) == 1 && ready(p)).await;
+    assert_eq!(again["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 3);
+    api.delete_gracefully(&path, 2);
+    let expected = [
+        "run-sandbox web",
+        "create c",
+        "start c",
+        "create c",
+        "start c",
+        "stop c 2s",
+        "stop-sandbox web",
+        "stop-sandbox web",
+        "remove-sandbox web",
+    ];
+    let began = Instant::now();
+    while runtime.calls() != expected {
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", runtime.calls());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(api.get(&path).is_none());
+    shutdown.cancel();
+    task.await.unwrap().unwrap();
+}

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const IMAGE: &str = "docker.io/kubelite/busybox:1";
+const CGROUP: &str = "/kubelet2-test";
 const PAUSE: &str = "docker.io/kubelite/pause:test";
 
 /// A containerd that ends, with all that it runs, when it is dropped.
@@ -81,24 +82,29 @@ impl Node {
         api: &Api,
     ) -> (CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>) {
         let shutdown = CancellationToken::new();
-        let config = Config {
-            node_name: "kubelet2".into(),
-            node_ip: "127.0.0.1".parse().unwrap(),
-            data_dir: self.dir.join("kubelet"),
-            log_dir: self.dir.join("pods"),
-            runtime_endpoint: self.socket(),
-            cluster_dns: None,
-            cluster_domain: "cluster.local".into(),
-            listen: "127.0.0.1:0".parse().unwrap(),
-            serving_certificate: String::new(),
-            serving_key: String::new(),
-            client_ca: String::new(),
-            labels: BTreeMap::new(),
-            cgroup_root: Some("/kubelet2-test".into()),
-            max_pods: 110,
-        };
+        let config = config_at(&self.dir, &self.socket());
         let task = tokio::spawn(kubelite_kubelet::run(api.client(), config, shutdown.clone()));
         (shutdown, task)
+    }
+}
+
+/// A kubelet's settings with all files below `dir`.
+pub(crate) fn config_at(dir: &Path, socket: &Path) -> Config {
+    Config {
+        node_name: "kubelet2".into(),
+        node_ip: "127.0.0.1".parse().unwrap(),
+        data_dir: dir.join("kubelet"),
+        log_dir: dir.join("pods"),
+        runtime_endpoint: socket.to_path_buf(),
+        cluster_dns: None,
+        cluster_domain: "cluster.local".into(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        serving_certificate: String::new(),
+        serving_key: String::new(),
+        client_ca: String::new(),
+        labels: BTreeMap::new(),
+        cgroup_root: Some(CGROUP.into()),
+        max_pods: 110,
     }
 }
 
@@ -152,6 +158,18 @@ impl Drop for Node {
         let _ = self.containerd.kill();
         let _ = self.containerd.wait();
         unmount_below(&self.dir);
+        remove_cgroups(CGROUP.trim_start_matches('/'));
+    }
+}
+
+/// Removes the empty cgroups of the tests from every hierarchy; what another test still uses stays.
+fn remove_cgroups(name: &str) {
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let root = hierarchy.path().join(name);
+        let pods = std::fs::read_dir(root.join("kubepods")).into_iter().flatten().flatten();
+        for cgroup in pods.map(|e| e.path()).chain([root.join("kubepods"), root.clone()]) {
+            let _ = std::fs::remove_dir(cgroup);
+        }
     }
 }
 
