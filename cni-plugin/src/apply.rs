@@ -122,9 +122,8 @@ impl<'a> Network<'a> {
             sysctl::set(name, value).map_err(Error::kernel(format!("set {name} to {value}")))?;
         }
         done.push(Step::Connect);
-        let peer = plan.veth.host.replacen("veth", "peer", 1);
-        let outer = host::make_veth(&self.netlink, &plan.veth, &peer, namespace).await?;
-        let inner = sandbox::configure(namespace, &plan, &peer)?;
+        let outer = host::make_veth(&self.netlink, &plan.veth, namespace).await?;
+        let inner = sandbox::configure(namespace, &plan)?;
         host::plug(&self.netlink, &plan.veth, &outer, &bridge).await?;
         let interfaces = vec![
             interface(&bridge, plan.bridge.mtu, Path::new("")),

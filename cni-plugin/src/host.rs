@@ -63,28 +63,22 @@ async fn set_addresses(netlink: &Netlink, bridge: &Link, plan: &Bridge) -> Resul
     Ok(())
 }
 
-/// Makes the pair and pushes one end, still under a name of its own, into the container. The peer must not be made with the container's
-/// name: the host may well have an `eth0`.
-pub async fn make_veth(netlink: &Netlink, plan: &Veth, peer: &str, namespace: &Path) -> Result<Link, Error> {
-    let step = || format!("make the interface {}", plan.host);
+/// Makes the pair, one end of it in the container, under its name there.
+pub async fn make_veth(netlink: &Netlink, plan: &Veth, namespace: &Path) -> Result<Link, Error> {
     // Of the same attachment, and it has no reservation: a killed ADD left it.
     delete_link(netlink, &plan.host).await?;
     let file = std::fs::File::open(namespace)
         .map_err(|error| Error::Namespace { path: namespace.to_owned(), problem: error.to_string() })?;
-    netlink
-        .add_veth(&plan.host, peer, plan.mtu.unwrap_or(DEFAULT_MTU))
-        .await
-        .map_err(Error::kernel(step()))?;
-    let moved = async {
-        let inner = link(netlink, peer).await?.ok_or_else(|| gone(peer))?;
-        netlink.move_to_netns(inner.index, &file).await.map_err(Error::kernel(step()))?;
-        link(netlink, &plan.host).await?.ok_or_else(|| gone(&plan.host))
-    };
-    match moved.await {
-        Ok(host) => Ok(host),
-        Err(error) => {
-            delete_link(netlink, &plan.host).await?;
-            Err(error)
+    let made =
+        netlink.add_veth_into(&plan.host, &plan.container, plan.mtu.unwrap_or(DEFAULT_MTU), &file).await;
+    match made {
+        Err(error) if error.errno() == Some(nix::errno::Errno::EEXIST) => Err(Error::Conflict {
+            subject: format!("the interface {}", plan.container),
+            problem: "the container has it already; another network or an ADD without DEL made it".to_owned(),
+        }),
+        made => {
+            made.map_err(Error::kernel(format!("make the interface {}", plan.host)))?;
+            link(netlink, &plan.host).await?.ok_or_else(|| gone(&plan.host))
         }
     }
 }

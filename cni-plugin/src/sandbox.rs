@@ -19,24 +19,13 @@ pub struct Observed {
     pub routes: Vec<Route>,
 }
 
-/// Gives the interface that arrived as `peer` its name, addresses and routes.
-pub fn configure(namespace: &Path, plan: &Plan, peer: &str) -> Result<Link, Error> {
+/// Gives the container's interface its addresses and routes.
+pub fn configure(namespace: &Path, plan: &Plan) -> Result<Link, Error> {
     enter(namespace, async |netlink| {
         let name = &plan.veth.container;
         let step = || format!("set up {name} in the container");
-        if link(netlink, name).await?.is_some() {
-            let problem =
-                "the container has it already; another network or an ADD without DEL made it".to_owned();
-            return Err(Error::Conflict { subject: format!("the interface {name}"), problem });
-        }
-        let inner = link(netlink, peer)
-            .await?
-            .ok_or_else(|| Error::damaged(peer, "it did not arrive in the container"))?;
-        netlink.rename(inner.index, name).await.map_err(Error::kernel(step()))?;
-        if let Some(mtu) = plan.veth.mtu {
-            // The pair was made with it, but the kernel gives it to the host's end alone.
-            netlink.set_mtu(inner.index, mtu).await.map_err(Error::kernel(step()))?;
-        }
+        let missing = || Error::damaged(name, "the container has no such interface");
+        let inner = link(netlink, name).await?.ok_or_else(missing)?;
         if plan.addresses.iter().any(ipnetwork::IpNetwork::is_ipv6) {
             no_dad(name)?;
         }
@@ -48,7 +37,7 @@ pub fn configure(namespace: &Path, plan: &Plan, peer: &str) -> Result<Link, Erro
             let route = Route { gateway: route.gw, oif: Some(inner.index), ..Route::to(route.dst) };
             netlink.replace_route(&route).await.map_err(Error::kernel(step()))?;
         }
-        link(netlink, name).await?.ok_or_else(|| Error::damaged(name, "it was deleted meanwhile"))
+        Ok(inner)
     })
 }
 

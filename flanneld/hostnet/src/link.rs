@@ -3,7 +3,9 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use futures::TryStreamExt;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use nix::errno::Errno;
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
@@ -108,6 +110,17 @@ impl Netlink {
             .execute()
             .await
             .map_err(during(|| format!("make the veth pair {name}–{peer}")))
+    }
+
+    /// Makes a veth pair whose peer is born in another namespace: moving it there afterwards costs the kernel several grace periods.
+    pub async fn add_veth_into(&self, name: &str, peer: &str, mtu: u32, namespace: impl AsFd) -> Result<()> {
+        let fd = namespace.as_fd().as_raw_fd();
+        let far =
+            LinkMessageBuilder::<LinkUnspec>::new().name(peer.to_owned()).mtu(mtu).setns_by_fd(fd).build();
+        let message =
+            LinkVeth::new(name, peer).mtu(mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(far))).build();
+        let made = self.handle.link().add(message).execute().await;
+        made.map_err(during(|| format!("make the veth pair {name}–{peer}")))
     }
 
     /// Deletes a link; one that is gone is fine.
