@@ -11,6 +11,7 @@
 //! - `pod`: decisions (pure) and the worker that carries them out.
 //! - `volumes`, `env`: what a container finds in its file system and environment.
 //! - `probes`: liveness, readiness and startup.
+//! - `server`: logs and streams for the API server.
 //! - `node`: this machine as a Node object, and its lease.
 //!
 //! Invariant: nothing is remembered that can't be read back from the runtime. A kubelet that is started anew adopts
@@ -27,6 +28,7 @@ mod probes;
 mod relist;
 mod run;
 pub mod runtime;
+mod server;
 mod volumes;
 mod writer;
 

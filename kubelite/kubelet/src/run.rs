@@ -5,7 +5,7 @@ use crate::pod::worker::{self, Memory};
 use crate::probes::Probes;
 use crate::runtime::cri::Cri;
 use crate::runtime::{Runtime, RuntimeError};
-use crate::{Config, node, relist, writer};
+use crate::{Config, node, relist, server, writer};
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher;
@@ -54,6 +54,7 @@ pub async fn run_with(
     let watch = pods.clone().run(Api::all(context.client.clone()), selector, shutdown.clone());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(watch);
+    let serving = tokio::spawn(server::run(context.clone(), shutdown.clone()));
     tasks.spawn(work(context.clone(), shutdown.clone()));
     tasks.spawn(write(context.clone(), pods.clone(), shutdown.clone()));
     tasks.spawn(shutdown.clone().run_until_cancelled_owned(node::run(context.clone())).map_drop());
@@ -61,13 +62,15 @@ pub async fn run_with(
         shutdown.clone().run_until_cancelled_owned(relist_after_sync(context.clone(), pods)).map_drop(),
     );
     // No task ends before the shutdown, unless it panicked.
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended {
-            shutdown.cancel();
-            anyhow::bail!("a part of the kubelet failed, pods go on running, start it again: {error}");
+    let parts = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended.context("a part of the kubelet failed, pods go on running, start it again")?;
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    let outcome = tokio::select! { outcome = parts => outcome, served = serving => served? };
+    shutdown.cancel();
+    outcome
 }
 
 /// A future whose output doesn't matter.
