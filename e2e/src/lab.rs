@@ -20,8 +20,8 @@ use crate::{cgroup, images, network};
 /// How many hosts `make up` makes.
 pub const HOSTS: u8 = 3;
 /// The address at which the hosts reach the API server.
-pub const SERVER: &str = "https://192.0.2.1:6443";
-const STORE: &str = "https://192.0.2.1:2379";
+pub const SERVER: &str = "https://203.0.113.1:6443";
+const STORE: &str = "https://203.0.113.1:2379";
 const RUNTIME: &str = "/run/kubelite/containerd/containerd.sock";
 const TOOLS: [&str; 6] = ["containerd", "runc", "ctr", "nft", "ip", "tcpdump"];
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  node1 eth0 ─┐                                       ┌─ eth0 outside 198.51.100.2
-//!  node2 eth0 ─┼─ br0 (lab-switch, 192.0.2.254, router) ┤
-//!  node3 eth0 ─┘        └─ lab-host0: this machine, 192.0.2.253, so that kubectl reaches the cluster
+//!  node2 eth0 ─┼─ br0 (lab-switch, 203.0.113.254, router) ┤
+//!  node3 eth0 ─┘        └─ lab-host0: this machine, 203.0.113.253, so that kubectl reaches the cluster
 //! ```
 //!
 //! The router knows no route to the pods: what crosses between hosts does so encapsulated, and what goes outside is
@@ -21,6 +21,8 @@ pub const SWITCH: &str = "lab-switch";
 pub const OUTSIDE: &str = "lab-outside";
 /// The address of the machine outside.
 pub const OUTSIDE_IP: &str = "198.51.100.2";
+const NETWORK: &str = "203.0.113.";
+const OUTSIDE_NETWORK: &str = "198.51.100.";
 /// How many hosts the lab has names and addresses for.
 pub const MOST_HOSTS: u8 = 9;
 
@@ -31,7 +33,7 @@ pub fn host_name(n: u8) -> String {
 
 /// The address of the `n`-th host on its `eth0`.
 pub fn host_ip(n: u8) -> String {
-    format!("192.0.2.{n}")
+    format!("203.0.113.{n}")
 }
 
 /// Makes switch, router and outside, and connects this machine.
@@ -39,12 +41,13 @@ pub fn create() -> Result<()> {
     if exists(SWITCH) {
         bail!("the lab's switch is there already: `make down` removes what an earlier run left");
     }
+    check_free()?;
     batch(&format!(
         "netns add {SWITCH}
          netns add {OUTSIDE}
          link add lab-host0 type veth peer name host netns {SWITCH}
          link add eth0 netns {OUTSIDE} type veth peer name outside netns {SWITCH}
-         addr add 192.0.2.253/24 dev lab-host0
+         addr add 203.0.113.253/24 dev lab-host0
          link set lab-host0 up"
     ))?;
     batch_in(
@@ -52,7 +55,7 @@ pub fn create() -> Result<()> {
         "link set lo up
          link add br0 type bridge
          link set br0 up
-         addr add 192.0.2.254/24 dev br0
+         addr add 203.0.113.254/24 dev br0
          link set host master br0 up
          addr add 198.51.100.1/24 dev outside
          link set outside up",
@@ -69,6 +72,17 @@ pub fn create() -> Result<()> {
     )
 }
 
+/// The lab's networks must be nobody else's here: packets for its hosts would go to a stranger.
+fn check_free() -> Result<()> {
+    let addresses = run(&mut words("ip -4 -o addr show"))?;
+    match [NETWORK, OUTSIDE_NETWORK].iter().find(|net| addresses.contains(&format!("inet {net}"))) {
+        None => Ok(()),
+        Some(net) => {
+            bail!("this machine has an address in {net}0/24, which the lab uses: the lab cannot run here")
+        }
+    }
+}
+
 /// Makes the `n`-th host's namespace and plugs its `eth0` into the switch.
 pub fn plug(n: u8) -> Result<()> {
     let name = host_name(n);
@@ -83,7 +97,7 @@ pub fn plug(n: u8) -> Result<()> {
             "link set lo up
              addr add {}/24 dev eth0
              link set eth0 up
-             route add default via 192.0.2.254",
+             route add default via 203.0.113.254",
             host_ip(n)
         ),
     )
