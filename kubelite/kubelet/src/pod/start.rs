@@ -5,7 +5,7 @@ use super::files;
 use super::observed::Observed;
 use super::spec::{self, Kind};
 use super::worker::{Memory, Outcome, RETRY};
-use super::{hooks, kill};
+use super::{dns, hooks, kill};
 use crate::context::Context;
 use crate::images::{self, Problem};
 use crate::runtime::{ContainerConfig, Image, SandboxConfig};
@@ -57,7 +57,7 @@ pub(super) async fn sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32
 async fn sandbox_config(context: &Context, pod: &Pod, attempt: u32) -> SandboxConfig {
     // Without a resolv.conf the node has no resolver, and neither have its pods.
     let text = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
-    config::sandbox(&context.config, pod, attempt, &config::parse_resolv_conf(&text))
+    config::sandbox(&context.config, pod, attempt, &dns::parse_resolv_conf(&text))
 }
 
 /// Starts one container. A failure is kept as the container's problem and said as an event.

@@ -12,7 +12,7 @@ use node::{IMAGE, Node, wait};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-fn pod(name: &str, spec: Value) -> (String, Value) {
+fn pod(name: &str, spec: impl Into<Value>) -> (String, Value) {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name, "namespace": "default", "uid": format!("uid-{name}"),
@@ -20,7 +20,7 @@ fn pod(name: &str, spec: Value) -> (String, Value) {
         "spec": { "nodeName": "kubelet2", "hostNetwork": true, "terminationGracePeriodSeconds": 2 },
         "status": { "phase": "Pending", "qosClass": "BestEffort" },
     });
-    for (key, value) in spec.as_object().unwrap() {
+    for (key, value) in spec.into().as_object().unwrap() {
         pod["spec"][key] = value.clone();
     }
     (format!("/api/v1/namespaces/default/pods/{name}"), pod)
