@@ -43,14 +43,14 @@ pub(super) async fn sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32
         context.recorder.record(&**pod, Warning, "FailedCreatePodSandBox", text);
         return Outcome::later(RETRY);
     }
-    match kill::unless_deleted(context, pod, context.runtime.run_sandbox(&config)).await {
-        Some(Ok(_)) => Outcome::progress(),
-        Some(Err(error)) => {
+    // Not given up when the pod is deleted meanwhile: half a sandbox would keep its network.
+    match context.runtime.run_sandbox(&config).await {
+        Ok(_) => Outcome::progress(),
+        Err(error) => {
             let text = format!("Failed to create pod sandbox: {error}");
             context.recorder.record(&**pod, Warning, "FailedCreatePodSandBox", text);
             Outcome::later(RETRY)
         }
-        None => Outcome::progress(),
     }
 }
 
