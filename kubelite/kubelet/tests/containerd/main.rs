@@ -62,8 +62,16 @@ async fn a_pod_runs_is_adopted_and_ends() {
     let id = status["containerStatuses"][0]["containerID"].as_str().unwrap().to_string();
     assert!(id.starts_with("containerd://"), "{id}");
     let log = node.path("pods/default_web_uid-web/web/0.log");
-    let text = std::fs::read_to_string(&log).unwrap();
-    assert!(text.contains("stdout F first") && text.contains("stdout F web"), "{text}");
+    let began = Instant::now();
+    loop {
+        // Ready means started; what it says may come a moment later.
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        if text.contains("stdout F first") && text.contains("stdout F web") {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 
     // A kubelet that is started anew adopts what runs.
     shutdown.cancel();
