@@ -43,3 +43,28 @@ impl Config {
         self.data_dir.join("pods").join(uid)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Settings for unit tests; nothing in them exists.
+    pub(crate) fn config() -> Config {
+        Config {
+            node_name: "node".into(),
+            node_ip: IpAddr::from([192, 0, 2, 1]),
+            data_dir: "/none/kubelet".into(),
+            log_dir: "/none/pods".into(),
+            runtime_endpoint: "/none/socket".into(),
+            cluster_dns: Some(IpAddr::from([10, 96, 0, 10])),
+            cluster_domain: "cluster.local".into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            serving_certificate: String::new(),
+            serving_key: String::new(),
+            client_ca: String::new(),
+            labels: BTreeMap::new(),
+            cgroup_root: None,
+            max_pods: 110,
+        }
+    }
+}

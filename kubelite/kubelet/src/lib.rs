@@ -26,6 +26,7 @@ mod node;
 mod pod;
 mod probes;
 mod relist;
+mod rotate;
 mod run;
 pub mod runtime;
 mod server;

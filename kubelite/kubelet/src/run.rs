@@ -5,7 +5,7 @@ use crate::pod::worker::{self, Memory};
 use crate::probes::Probes;
 use crate::runtime::cri::Cri;
 use crate::runtime::{Runtime, RuntimeError};
-use crate::{Config, node, relist, server, writer};
+use crate::{Config, node, relist, rotate, server, writer};
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher;
@@ -57,6 +57,7 @@ pub async fn run_with(
     let serving = tokio::spawn(server::run(context.clone(), shutdown.clone()));
     tasks.spawn(work(context.clone(), shutdown.clone()));
     tasks.spawn(write(context.clone(), pods.clone(), shutdown.clone()));
+    tasks.spawn(shutdown.clone().run_until_cancelled_owned(rotate::run(context.clone())).map_drop());
     tasks.spawn(shutdown.clone().run_until_cancelled_owned(node::run(context.clone())).map_drop());
     tasks.spawn(
         shutdown.clone().run_until_cancelled_owned(relist_after_sync(context.clone(), pods)).map_drop(),

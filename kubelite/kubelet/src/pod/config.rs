@@ -1,19 +1,12 @@
 //! What the runtime is told about a pod's sandbox and its containers. Pure.
 
-use super::spec;
+use super::{dns, resources, spec};
 use crate::Config;
 use crate::runtime::*;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
 
-/// CFS period, microseconds.
-const CPU_PERIOD: i64 = 100_000;
-/// Least CPU quota that the kernel takes, microseconds.
-const MIN_QUOTA: i64 = 1000;
-/// Least CPU weight.
-const MIN_SHARES: i64 = 2;
 /// Longest host name that Linux takes.
 const MAX_HOSTNAME: usize = 63;
 
@@ -53,7 +46,7 @@ pub(crate) fn sandbox(config: &Config, pod: &Pod, attempt: u32, node: &Dns) -> S
         attempt,
         hostname: if spec::host_network(pod) { String::new() } else { hostname(pod) },
         log_directory: log_directory(config, pod).to_string_lossy().into_owned(),
-        dns: Some(dns(config, pod, node)),
+        dns: Some(dns::settings(config, pod, node)),
         port_mappings: port_mappings(pod),
         labels: all_labels,
         annotations,
@@ -72,61 +65,6 @@ pub(crate) fn cgroup_parent(config: &Config, pod: &Pod) -> String {
 fn sysctls(pod: &Pod) -> BTreeMap<String, String> {
     let context = spec::of(pod).security_context.clone().unwrap_or_default();
     context.sysctls.into_iter().flatten().map(|s| (s.name, s.value)).collect()
-}
-
-/// resolv.conf by dnsPolicy, with dnsConfig merged in.
-pub(crate) fn dns(config: &Config, pod: &Pod, node: &Dns) -> Dns {
-    let spec = spec::of(pod);
-    let host = spec::host_network(pod);
-    let mut dns = match (spec.dns_policy.as_deref().unwrap_or("ClusterFirst"), config.cluster_dns) {
-        ("None", _) => Dns::default(),
-        ("ClusterFirstWithHostNet", Some(server)) => cluster_dns(config, pod, server, node),
-        ("ClusterFirst", Some(server)) if !host => cluster_dns(config, pod, server, node),
-        _ => node.clone(),
-    };
-    if let Some(more) = &spec.dns_config {
-        add_missing(&mut dns.servers, more.nameservers.iter().flatten());
-        add_missing(&mut dns.searches, more.searches.iter().flatten());
-        for option in more.options.iter().flatten() {
-            let Some(name) = &option.name else { continue };
-            dns.options.retain(|o| o.split(':').next() != Some(name));
-            dns.options.push(option.value.as_ref().map_or_else(|| name.clone(), |v| format!("{name}:{v}")));
-        }
-    }
-    dns
-}
-
-fn cluster_dns(config: &Config, pod: &Pod, server: std::net::IpAddr, node: &Dns) -> Dns {
-    let domain = &config.cluster_domain;
-    let namespace = pod.namespace().unwrap_or_default();
-    let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
-    add_missing(&mut searches, node.searches.iter());
-    Dns { servers: vec![server.to_string()], searches, options: vec!["ndots:5".into()] }
-}
-
-fn add_missing<'a>(list: &mut Vec<String>, more: impl Iterator<Item = &'a String>) {
-    for item in more {
-        if !list.contains(item) {
-            list.push(item.clone());
-        }
-    }
-}
-
-/// The node's resolv.conf as DNS settings.
-pub(crate) fn parse_resolv_conf(text: &str) -> Dns {
-    let mut dns = Dns::default();
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let key = words.next();
-        let values: Vec<String> = words.map(str::to_string).collect();
-        match key {
-            Some("nameserver") => dns.servers.extend(values.into_iter().take(1)),
-            Some("search") => dns.searches = values,
-            Some("options") => dns.options = values,
-            _ => {}
-        }
-    }
-    dns
 }
 
 fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
@@ -226,77 +164,6 @@ fn security(
     }
 }
 
-/// Thousandths of a CPU.
-fn millis(quantity: Option<&Quantity>) -> Option<i64> {
-    amount(quantity).map(|a| (a * 1000.0).ceil() as i64)
-}
-
-fn bytes(quantity: Option<&Quantity>) -> Option<i64> {
-    amount(quantity).map(|a| a.ceil() as i64)
-}
-
-/// The number that a quantity stands for; None for what is none.
-pub(crate) fn amount(quantity: Option<&Quantity>) -> Option<f64> {
-    let text = quantity?.0.as_str();
-    let at = text.find(|c: char| c.is_ascii_alphabetic() && !matches!(c, 'e' | 'E')).unwrap_or(text.len());
-    let (number, suffix) = match text.strip_suffix('E') {
-        Some(number) => (number, "E"),
-        None => text.split_at(at),
-    };
-    let factor = match suffix {
-        "" => 1.0,
-        "n" => 1e-9,
-        "u" => 1e-6,
-        "m" => 1e-3,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "P" => 1e15,
-        "E" => 1e18,
-        "Ki" => 1024.0,
-        "Mi" => 1_048_576.0,
-        "Gi" => 1_073_741_824.0,
-        "Ti" => 1_099_511_627_776.0,
-        "Pi" => 1_125_899_906_842_624.0,
-        "Ei" => 1_152_921_504_606_846_976.0,
-        _ => return None,
-    };
-    number.parse::<f64>().ok().map(|n| n * factor)
-}
-
-/// Weights and limits of a container on a node with `node_memory` bytes.
-pub(crate) fn resources(pod: &Pod, container: &Container, node_memory: u64) -> Resources {
-    let wanted = container.resources.clone().unwrap_or_default();
-    let of =
-        |map: &Option<BTreeMap<String, Quantity>>, key: &str| map.as_ref().and_then(|m| m.get(key)).cloned();
-    let cpu_limit = millis(of(&wanted.limits, "cpu").as_ref());
-    let cpu_request = millis(of(&wanted.requests, "cpu").as_ref()).or(cpu_limit).unwrap_or(0);
-    let memory_limit = bytes(of(&wanted.limits, "memory").as_ref()).unwrap_or(0);
-    let memory_request = bytes(of(&wanted.requests, "memory").as_ref()).unwrap_or(memory_limit);
-    let quota = cpu_limit.filter(|m| *m > 0).map_or(0, |m| (m * CPU_PERIOD / 1000).max(MIN_QUOTA));
-    Resources {
-        cpu_period: CPU_PERIOD,
-        cpu_quota: quota,
-        cpu_shares: (cpu_request * 1024 / 1000).max(MIN_SHARES),
-        memory_limit,
-        oom_score_adj: oom_score(pod, memory_request, node_memory),
-    }
-}
-
-/// Who is killed first when memory runs out: BestEffort, then Burstable by what it asked for, Guaranteed last.
-fn oom_score(pod: &Pod, memory_request: i64, node_memory: u64) -> i64 {
-    match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
-        Some("Guaranteed") => -997,
-        Some("Burstable") => {
-            let node = i128::from(node_memory.max(1));
-            let score = 1000 - 1000 * i128::from(memory_request) / node;
-            i64::try_from(score).unwrap_or(2).clamp(3, 999)
-        }
-        _ => 1000,
-    }
-}
-
 /// What is known of a container only at its start.
 pub(crate) struct Start {
     /// How often it was restarted before.
@@ -347,7 +214,7 @@ pub(crate) fn container(config: &Config, pod: &Pod, from: &Container, start: Sta
         stdin: from.stdin.unwrap_or(false),
         stdin_once: from.stdin_once.unwrap_or(false),
         tty: from.tty.unwrap_or(false),
-        resources: resources(pod, from, start.node_memory),
+        resources: resources::of(pod, from, start.node_memory),
         security,
     }
 }

@@ -5,7 +5,7 @@ use super::files;
 use super::observed::Observed;
 use super::spec::{self, Kind};
 use super::worker::{Memory, Outcome, RETRY};
-use super::{hooks, kill};
+use super::{dns, hooks, kill};
 use crate::context::Context;
 use crate::images::{self, Problem};
 use crate::runtime::{ContainerConfig, Image, SandboxConfig};
@@ -43,21 +43,21 @@ pub(super) async fn sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32
         context.recorder.record(&**pod, Warning, "FailedCreatePodSandBox", text);
         return Outcome::later(RETRY);
     }
-    match kill::unless_deleted(context, pod, context.runtime.run_sandbox(&config)).await {
-        Some(Ok(_)) => Outcome::progress(),
-        Some(Err(error)) => {
+    // Not given up when the pod is deleted meanwhile: half a sandbox would keep its network.
+    match context.runtime.run_sandbox(&config).await {
+        Ok(_) => Outcome::progress(),
+        Err(error) => {
             let text = format!("Failed to create pod sandbox: {error}");
             context.recorder.record(&**pod, Warning, "FailedCreatePodSandBox", text);
             Outcome::later(RETRY)
         }
-        None => Outcome::progress(),
     }
 }
 
 async fn sandbox_config(context: &Context, pod: &Pod, attempt: u32) -> SandboxConfig {
     // Without a resolv.conf the node has no resolver, and neither have its pods.
     let text = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
-    config::sandbox(&context.config, pod, attempt, &config::parse_resolv_conf(&text))
+    config::sandbox(&context.config, pod, attempt, &dns::parse_resolv_conf(&text))
 }
 
 /// Starts one container. A failure is kept as the container's problem and said as an event.

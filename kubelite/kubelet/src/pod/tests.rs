@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 /// Seconds after the epoch that are now.
 const NOW: i64 = 1_000_000;
 
-fn pod(spec: Value) -> Pod {
-    let mut value = json!({ "metadata": { "name": "p", "namespace": "ns", "uid": "u" }, "spec": spec,
+fn pod(spec: impl Into<Value>) -> Pod {
+    let mut value = json!({ "metadata": { "name": "p", "namespace": "ns", "uid": "u" }, "spec": spec.into(),
         "status": { "phase": "Pending" } });
     if value["spec"]["containers"].is_null() {
         value["spec"]["containers"] = json!([{ "name": "a", "image": "i" }]);
@@ -242,7 +242,8 @@ fn statuses() {
     let never = || pod(json!({ "restartPolicy": "Never" }));
     let with_init = || pod(json!({ "initContainers": init }));
     let unready = "!Ready !ContainersReady";
-    let cases: [(Pod, &str, &[(&str, &'static str)], String); 15] = [
+    type Problems = &'static [(&'static str, &'static str)];
+    let cases: [(Pod, &str, Problems, String); 15] = [
         (
             plain(),
             "nothing",

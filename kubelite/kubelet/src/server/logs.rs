@@ -6,8 +6,8 @@ use crate::runtime::{ContainerState, ContainerStatus, Runtime};
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
-use futures::channel::mpsc;
 use futures::SinkExt;
+use futures::channel::mpsc;
 use http::StatusCode;
 use hyper::body::Bytes;
 use jiff::Timestamp;
@@ -62,17 +62,33 @@ pub(super) async fn logs(
 }
 
 /// The container, or the one before it.
-async fn find(context: &Context, namespace: &str, pod: &str, name: &str, previous: bool) -> Result<ContainerStatus, Refusal> {
+async fn find(
+    context: &Context,
+    namespace: &str,
+    pod: &str,
+    name: &str,
+    previous: bool,
+) -> Result<ContainerStatus, Refusal> {
     let missing = |text: String| Refusal::new(StatusCode::NOT_FOUND, text);
-    let entry = context.pods.find(namespace, pod).ok_or_else(|| missing(format!("pod {namespace}/{pod} does not exist on this node")))?;
-    let failed = |e: crate::runtime::RuntimeError| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string());
+    let entry = context
+        .pods
+        .find(namespace, pod)
+        .ok_or_else(|| missing(format!("pod {namespace}/{pod} does not exist on this node")))?;
+    let failed =
+        |e: crate::runtime::RuntimeError| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string());
     let mut containers = context.runtime.list_containers(entry.pod.uid().as_deref()).await.map_err(failed)?;
     containers.retain(|c| c.name == name && c.state != ContainerState::Created);
     containers.sort_by_key(|c| std::cmp::Reverse(c.attempt));
     let found = containers.get(usize::from(previous));
     let found = found.ok_or_else(|| match previous {
-        true => Refusal::new(StatusCode::BAD_REQUEST, format!("previous terminated container \"{name}\" in pod \"{pod}\" not found")),
-        false => Refusal::new(StatusCode::BAD_REQUEST, format!("container \"{name}\" in pod \"{pod}\" is waiting to start")),
+        true => Refusal::new(
+            StatusCode::BAD_REQUEST,
+            format!("previous terminated container \"{name}\" in pod \"{pod}\" not found"),
+        ),
+        false => Refusal::new(
+            StatusCode::BAD_REQUEST,
+            format!("container \"{name}\" in pod \"{pod}\" is waiting to start"),
+        ),
     })?;
     context.runtime.container_status(&found.id).await.map_err(failed)
 }
@@ -171,8 +187,13 @@ struct Filter {
 
 impl Filter {
     fn new(options: &Options, now: Timestamp) -> Filter {
-        let ago = options.since_seconds.and_then(|s| now.checked_sub(jiff::SignedDuration::from_secs(s)).ok());
-        Filter { since: options.since_time.or(ago), timestamps: options.timestamps, left: options.limit_bytes }
+        let ago =
+            options.since_seconds.and_then(|s| now.checked_sub(jiff::SignedDuration::from_secs(s)).ok());
+        Filter {
+            since: options.since_time.or(ago),
+            timestamps: options.timestamps,
+            left: options.limit_bytes,
+        }
     }
 
     /// Appends what a line of the file says; whether the limit is reached.
@@ -243,8 +264,14 @@ mod tests {
 
     #[test]
     fn options_are_read_from_a_query() {
-        let uri: http::Uri = "/?follow=true&tailLines=5&sinceTime=2026-11-23T10:00:00Z&timestamps=true".parse().unwrap();
+        let uri: http::Uri =
+            "/?follow=true&tailLines=5&sinceTime=2026-11-23T10:00:00Z&timestamps=true".parse().unwrap();
         let Query(options) = Query::<Options>::try_from_uri(&uri).unwrap();
-        assert!(options.follow && options.timestamps && options.tail_lines == Some(5) && options.since_time.is_some());
+        assert!(
+            options.follow
+                && options.timestamps
+                && options.tail_lines == Some(5)
+                && options.since_time.is_some()
+        );
     }
 }

@@ -50,13 +50,16 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) -> a
 /// The pods of this node, as a PodList.
 async fn pods(State(context): State<Arc<Context>>) -> Response {
     let items: Vec<_> = context.pods.all().iter().map(|entry| entry.pod.as_ref().clone()).collect();
-    axum::Json(serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})).into_response()
+    axum::Json(serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+        .into_response()
 }
 
 async fn authorize(request: Request, next: Next) -> Response {
     match request.extensions().get::<Peer>() {
         None => (StatusCode::UNAUTHORIZED, "Unauthorized\n").into_response(),
-        Some(peer) if peer.groups.iter().any(|g| g == ALLOWED_GROUP) || peer.name == ALLOWED_USER => next.run(request).await,
+        Some(peer) if peer.groups.iter().any(|g| g == ALLOWED_GROUP) || peer.name == ALLOWED_USER => {
+            next.run(request).await
+        }
         Some(peer) => {
             let text = format!("Forbidden (user={}, path={})\n", peer.name, request.uri().path());
             (StatusCode::FORBIDDEN, text).into_response()

@@ -19,8 +19,14 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 /// Headers that the two ends negotiate by.
-const CARRIED: [&str; 6] =
-    ["upgrade", "x-stream-protocol-version", "sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol", "sec-websocket-accept"];
+const CARRIED: [&str; 6] = [
+    "upgrade",
+    "x-stream-protocol-version",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "sec-websocket-protocol",
+    "sec-websocket-accept",
+];
 
 pub(super) async fn exec(
     State(context): State<Arc<Context>>,
@@ -57,8 +63,13 @@ pub(super) async fn port_forward(
     check_protocol(request.headers())?;
     let sandboxes = context.runtime.list_sandboxes(entry.pod.uid().as_deref()).await.map_err(failed)?;
     let sandbox = sandboxes.into_iter().find(|s| s.ready);
-    let sandbox = sandbox.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("pod {pod} does not run here")))?;
-    let url = context.runtime.port_forward(&sandbox.id, &Query::parse(query.as_deref()).ports).await.map_err(failed)?;
+    let sandbox =
+        sandbox.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("pod {pod} does not run here")))?;
+    let url = context
+        .runtime
+        .port_forward(&sandbox.id, &Query::parse(query.as_deref()).ports)
+        .await
+        .map_err(failed)?;
     tunnel(&url, request).await
 }
 
@@ -87,7 +98,9 @@ impl Query {
                 "output" | "stdout" => wanted.streams.stdout = on,
                 "error" | "stderr" => wanted.streams.stderr = on,
                 "tty" => wanted.streams.tty = on,
-                "port" | "ports" => wanted.ports.extend(value.split(',').filter_map(|p| p.parse::<u16>().ok())),
+                "port" | "ports" => {
+                    wanted.ports.extend(value.split(',').filter_map(|p| p.parse::<u16>().ok()))
+                }
                 _ => {}
             }
         }
@@ -106,7 +119,9 @@ async fn running(context: &Context, namespace: &str, pod: &str, container: &str)
     let entry = find(context, namespace, pod)?;
     let containers = context.runtime.list_containers(entry.pod.uid().as_deref()).await.map_err(failed)?;
     let found = containers.into_iter().find(|c| c.name == container && c.state == ContainerState::Running);
-    found.map(|c| c.id).ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")")))
+    found
+        .map(|c| c.id)
+        .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")")))
 }
 
 fn failed(error: RuntimeError) -> Refusal {
@@ -121,8 +136,12 @@ fn check_protocol(headers: &HeaderMap) -> Result<(), Refusal> {
     let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     let offered: Vec<&str> = offered.flat_map(|v| v.split(',')).map(str::trim).collect();
     let foreign = |p: &&str| p.starts_with("v5.") || p.starts_with("SPDY/");
-    if upgrade.eq_ignore_ascii_case("websocket") && !offered.is_empty() && offered.iter().all(|p| foreign(&p)) {
-        let text = format!("the container runtime does not speak {}: use SPDY/3.1 or v4.channel.k8s.io", offered.join(", "));
+    if upgrade.eq_ignore_ascii_case("websocket") && !offered.is_empty() && offered.iter().all(|p| foreign(&p))
+    {
+        let text = format!(
+            "the container runtime does not speak {}: use SPDY/3.1 or v4.channel.k8s.io",
+            offered.join(", ")
+        );
         return Err(Refusal::new(StatusCode::BAD_REQUEST, text));
     }
     Ok(())
@@ -130,7 +149,9 @@ fn check_protocol(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Carries the connection to the runtime's streaming server, whose 101 is passed on. Anything else is the answer.
 async fn tunnel(url: &str, mut request: Request) -> Result<Response, Refusal> {
-    let bad = |what: String| Refusal::new(StatusCode::BAD_GATEWAY, format!("the runtime's streaming server {url}: {what}"));
+    let bad = |what: String| {
+        Refusal::new(StatusCode::BAD_GATEWAY, format!("the runtime's streaming server {url}: {what}"))
+    };
     let target: Uri = url.parse().map_err(|_| bad("is no URL".to_owned()))?;
     let authority = target.authority().ok_or_else(|| bad("has no address".to_owned()))?;
     let stream = TcpStream::connect(authority.as_str()).await.map_err(|e| bad(e.to_string()))?;
@@ -139,7 +160,8 @@ async fn tunnel(url: &str, mut request: Request) -> Result<Response, Refusal> {
     tokio::spawn(connection.with_upgrades());
 
     let path = target.path_and_query().map_or("/", |p| p.as_str());
-    let mut asked = hyper::Request::builder().method(request.method().clone()).uri(path).header(HOST, authority.as_str());
+    let mut asked =
+        hyper::Request::builder().method(request.method().clone()).uri(path).header(HOST, authority.as_str());
     if let Some(headers) = asked.headers_mut() {
         carry(request.headers(), headers);
     }
@@ -175,7 +197,8 @@ mod tests {
 
     #[test]
     fn the_query_is_the_kubelets() {
-        let query = Query::parse(Some("command=sh&command=-c&command=echo%20a%26b&input=1&output=1&tty=1&error=1"));
+        let query =
+            Query::parse(Some("command=sh&command=-c&command=echo%20a%26b&input=1&output=1&tty=1&error=1"));
         assert_eq!(query.command, ["sh", "-c", "echo a&b"]);
         assert_eq!(query.streams, Streams { stdin: true, stdout: true, stderr: false, tty: true });
         assert_eq!(Query::parse(Some("port=80&port=90")).ports, [80, 90]);

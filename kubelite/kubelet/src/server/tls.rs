@@ -44,7 +44,9 @@ pub(super) fn acceptor(certificate: &str, key: &str, client_ca: &str) -> anyhow:
     for ca in CertificateDer::pem_slice_iter(client_ca.as_bytes()) {
         roots.add(ca?)?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated().build()?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()?;
     let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -56,7 +58,12 @@ pub(super) fn acceptor(certificate: &str, key: &str, client_ca: &str) -> anyhow:
 }
 
 /// Accepts until `shutdown`.
-pub(super) async fn serve(address: SocketAddr, acceptor: TlsAcceptor, router: Router, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(super) async fn serve(
+    address: SocketAddr,
+    acceptor: TlsAcceptor,
+    router: Router,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}: does another kubelet run on this host?"))?;
@@ -80,7 +87,9 @@ pub(super) async fn serve(address: SocketAddr, acceptor: TlsAcceptor, router: Ro
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, place: OwnedSemaphorePermit) {
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
+        return;
+    };
     let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(peer);
     let service = tower::service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = peer.clone() {
@@ -90,7 +99,8 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, pl
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).with_upgrades();
+    let served =
+        http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).with_upgrades();
     // A client that breaks off is its own matter.
     let _ = served.await;
     drop(place);

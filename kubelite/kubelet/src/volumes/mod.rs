@@ -1,9 +1,19 @@
 //! A pod's volumes: directories of the node that are made before its containers and removed after them.
+//!
+//! Layout as upstream: `<data_dir>/pods/<uid>/volumes/kubernetes.io~<kind>/<name>`. What lives here: which kinds there are, and where
+//! a container finds them. [`sources`] has what is written into them, [`atomic`] how, [`paths`] keeps subPath inside.
+
+mod atomic;
+mod empty_dir;
+mod host_path;
+mod paths;
+pub(crate) mod sources;
+mod token;
 
 use crate::Config;
 use crate::runtime::{Mount, Propagation};
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Volume, VolumeMount};
-use kube::{Api, ResourceExt};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
+use kube::ResourceExt;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +35,16 @@ pub(crate) enum VolumeError {
         container: String,
         /// The volume's name.
         volume: String,
+    },
+    /// A subPath that can't be used.
+    #[error("failed to prepare subPath for volumeMount \"{volume}\" of container \"{container}\": {message}")]
+    SubPath {
+        /// The container's name.
+        container: String,
+        /// The volume's name.
+        volume: String,
+        /// What is wrong with it.
+        message: String,
     },
 }
 
@@ -55,10 +75,43 @@ pub(crate) async fn mount(
 /// Unmounts and removes all volumes of the pod with `uid`, whose containers are gone. Idempotent; it knows the pod only by
 /// what lies on disk, so that volumes of pods that vanished meanwhile go too.
 pub(crate) async fn unmount(config: &Config, uid: &str) -> std::io::Result<()> {
-    match tokio::fs::remove_dir_all(config.pod_dir(uid).join("volumes")).await {
+    let volumes = config.pod_dir(uid).join("volumes");
+    let dir = volumes.clone();
+    // Unmounted first: a tmpfs that is still there must not be emptied as if it were a folder.
+    tokio::task::spawn_blocking(move || empty_dir::unmount_below(&dir)).await??;
+    match tokio::fs::remove_dir_all(volumes).await {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// One volume: each kind is made by its own few lines.
+async fn set_up(client: &kube::Client, base: &Path, pod: &Pod, volume: &Volume) -> Result<PathBuf, String> {
+    if let Some(source) = &volume.host_path {
+        return host_path::check(&source.path, source.type_.as_deref().unwrap_or_default());
+    }
+    let at = |kind: &str| base.join(format!("kubernetes.io~{kind}")).join(&volume.name);
+    let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|c| c.fs_group);
+    if let Some(source) = &volume.empty_dir {
+        let path = at("empty-dir");
+        empty_dir::make(&path, source, group).map_err(|e| format!("{}: {e}", path.display()))?;
+        return Ok(path);
+    }
+    let reader = sources::Reader::new(client, pod);
+    let (kind, files) = if let Some(source) = &volume.config_map {
+        ("configmap", reader.config_map_volume(source).await?)
+    } else if let Some(source) = &volume.secret {
+        ("secret", reader.secret_volume(source).await?)
+    } else if let Some(source) = &volume.downward_api {
+        ("downward-api", reader.downward_volume(source)?)
+    } else if let Some(source) = &volume.projected {
+        ("projected", reader.projected_volume(source, &at("projected")).await?)
+    } else {
+        return Err("this kind of volume is not supported by this kubelet".into());
+    };
+    let path = at(kind);
+    atomic::write(&path, &files, group).map_err(|e| format!("writing {}: {e}", path.display()))?;
+    Ok(path)
 }
 
 impl PodVolumes {
@@ -81,7 +134,14 @@ impl PodVolumes {
             || VolumeError::Unknown { container: container.name.clone(), volume: mount.name.clone() };
         let base = self.paths.get(&mount.name).ok_or_else(unknown)?;
         let sub = mount.sub_path.clone().or(mount.sub_path_expr.as_ref().map(|e| crate::env::expand(e, env)));
-        let host = sub.map_or_else(|| base.clone(), |sub| base.join(sub));
+        let host = match sub.filter(|sub| !sub.is_empty()) {
+            None => base.clone(),
+            Some(sub) => paths::inside(base, &sub).map_err(|message| VolumeError::SubPath {
+                container: container.name.clone(),
+                volume: mount.name.clone(),
+                message,
+            })?,
+        };
         Ok(Mount {
             container_path: mount.mount_path.clone(),
             host_path: host.to_string_lossy().into_owned(),
@@ -93,35 +153,4 @@ impl PodVolumes {
             },
         })
     }
-}
-
-async fn set_up(client: &kube::Client, base: &Path, pod: &Pod, volume: &Volume) -> Result<PathBuf, String> {
-    if let Some(host) = &volume.host_path {
-        return Ok(PathBuf::from(&host.path));
-    }
-    let namespace = pod.namespace().unwrap_or_default();
-    let (kind, files) = if volume.empty_dir.is_some() {
-        ("empty-dir", BTreeMap::new())
-    } else if let Some(source) = &volume.config_map {
-        let map = Api::<ConfigMap>::namespaced(client.clone(), &namespace).get(&source.name).await;
-        let text = map.map_err(|e| e.to_string())?.data.unwrap_or_default();
-        ("configmap", text.into_iter().map(|(k, v)| (k, v.into_bytes())).collect())
-    } else if let Some(name) = volume.secret.as_ref().and_then(|s| s.secret_name.as_ref()) {
-        let secret = Api::<Secret>::namespaced(client.clone(), &namespace).get(name).await;
-        let data = secret.map_err(|e| e.to_string())?.data.unwrap_or_default();
-        ("secret", data.into_iter().map(|(k, v)| (k, v.0)).collect())
-    } else {
-        return Err("this kind of volume is not supported".into());
-    };
-    let path = base.join(format!("kubernetes.io~{kind}")).join(&volume.name);
-    write_files(&path, files).await.map_err(|e| format!("writing {}: {e}", path.display()))?;
-    Ok(path)
-}
-
-async fn write_files(path: &Path, files: BTreeMap<String, Vec<u8>>) -> std::io::Result<()> {
-    tokio::fs::create_dir_all(path).await?;
-    for (name, content) in files {
-        tokio::fs::write(path.join(name), content).await?;
-    }
-    Ok(())
 }

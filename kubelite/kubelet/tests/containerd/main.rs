@@ -12,7 +12,7 @@ use node::{IMAGE, Node, wait};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-fn pod(name: &str, spec: Value) -> (String, Value) {
+fn pod(name: &str, spec: impl Into<Value>) -> (String, Value) {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name, "namespace": "default", "uid": format!("uid-{name}"),
@@ -20,7 +20,7 @@ fn pod(name: &str, spec: Value) -> (String, Value) {
         "spec": { "nodeName": "kubelet2", "hostNetwork": true, "terminationGracePeriodSeconds": 2 },
         "status": { "phase": "Pending", "qosClass": "BestEffort" },
     });
-    for (key, value) in spec.as_object().unwrap() {
+    for (key, value) in spec.into().as_object().unwrap() {
         pod["spec"][key] = value.clone();
     }
     (format!("/api/v1/namespaces/default/pods/{name}"), pod)
@@ -62,8 +62,16 @@ async fn a_pod_runs_is_adopted_and_ends() {
     let id = status["containerStatuses"][0]["containerID"].as_str().unwrap().to_string();
     assert!(id.starts_with("containerd://"), "{id}");
     let log = node.path("pods/default_web_uid-web/web/0.log");
-    let text = std::fs::read_to_string(&log).unwrap();
-    assert!(text.contains("stdout F first") && text.contains("stdout F web"), "{text}");
+    let began = Instant::now();
+    loop {
+        // Ready means started; what it says may come a moment later.
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        if text.contains("stdout F first") && text.contains("stdout F web") {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 
     // A kubelet that is started anew adopts what runs.
     shutdown.cancel();
