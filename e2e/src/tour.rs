@@ -60,7 +60,7 @@ fn request(lab: &Lab, from: &Pod, to: &Pod) -> Result<(String, String, String)> 
     let file = lab.dir.join("request.pcap");
     let url = format!("http://{}:8080/", to.ip);
     let mut tcpdump = Command::new("nsenter")
-        .args(["--net=/run/netns/node1", "tcpdump", "-Uni", "eth0", "-c", PACKETS, "-w"])
+        .args(["--net=/run/netns/node1", "tcpdump", "--immediate-mode", "-Uni", "eth0", "-c", PACKETS, "-w"])
         .arg(&file)
         .args(["udp", "port", "8285"])
         .stderr(Stdio::null())

@@ -71,8 +71,7 @@ fn a_bridge_with_a_port_an_address_and_a_route() {
 fn rules_come_whole_or_not_at_all() {
     inside("nft", async || {
         nft::apply("table ip kept { }").unwrap();
-        let refused =
-            nft::apply("delete table ip kept\ntable ip half { nonsense }").unwrap_err();
+        let refused = nft::apply("delete table ip kept\ntable ip half { nonsense }").unwrap_err();
         assert!(refused.to_string().contains("refused"), "{refused}");
         assert!(nft::has_table("ip", "kept").unwrap() && !nft::has_table("ip", "half").unwrap());
     });
