@@ -18,8 +18,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{pause, sethostname};
 
-use crate::cgroup;
 use crate::run::{run, wait_for};
+use crate::{cgroup, images};
 
 /// The folders whose changes a host keeps to itself.
 const OVERLAYS: [&str; 3] = ["etc", "opt", "var"];
@@ -41,7 +41,8 @@ impl Host {
     /// Starts the process that holds the host's namespaces; the network namespace must be there.
     pub fn start(&self) -> Result<()> {
         fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
-        let lab = std::env::current_exe().context("cannot find the lab's own binary")?;
+        // Not the running program: that may be a scenario.
+        let lab = images::binary("lab")?;
         let log = fs::File::create(self.dir.join("hold.log"))?;
         let mut command = Command::new(lab);
         command.arg("hold").arg(&self.name).arg(&self.dir);
@@ -75,7 +76,8 @@ impl Host {
 
     /// Starts a long-running program inside the host, in the host's control group; its output goes to `<dir>/<log>`.
     pub fn spawn(&self, log: &str, program: &Path, args: &[String]) -> Result<()> {
-        let lab = std::env::current_exe().context("cannot find the lab's own binary")?;
+        // Not the running program: that may be a scenario.
+        let lab = images::binary("lab")?;
         let file = fs::OpenOptions::new().create(true).append(true).open(self.dir.join(log))?;
         let mut command = Command::new(lab);
         command.args(["spawn", &self.name]).arg(&self.dir).arg(program).args(args);

@@ -52,7 +52,7 @@ fn ready_pods(lab: &Lab, count: usize) -> Result<Vec<String>> {
 #[test]
 fn a_tcp_connection_survives_flanneld() -> Result<()> {
     let lab = Lab::attach()?;
-    let server = Pod::start(&lab, "long-server", 1, "while true; do nc -l -p 7000 > /tmp/got; done")?;
+    let server = Pod::start(&lab, "long-server", 1, "tail -f /dev/null | nc -l -p 7000 > /tmp/got")?;
     let counter =
         format!("(for i in $(seq 1 40); do echo $i; sleep 0.25; done) | nc {} 7000; sleep 3600", server.ip);
     let client = Pod::start(&lab, "long-client", 2, &counter)?;

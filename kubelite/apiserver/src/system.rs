@@ -59,12 +59,11 @@ where
         + DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(client.clone(), "default");
-    let created = api.create(&PostParams::default(), &serde_json::from_value(object.clone())?).await;
-    if matches!(&created, Err(Error::Api(status)) if status.code == 409) {
+    if api.get_opt(NAME).await?.is_some() {
         api.patch(NAME, &PatchParams::default(), &Patch::Merge(object)).await?;
-        return Ok(());
+    } else {
+        api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
     }
-    created?;
     Ok(())
 }
 
