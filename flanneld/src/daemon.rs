@@ -291,17 +291,17 @@ impl Node {
         for item in news {
             match item {
                 News::Set(lease) if lease.subnet == owned.lease.subnet => {
-                    lost |= lease.public_ip != owned.lease.public_ip
+                    lost |= lease.public_ip != owned.lease.public_ip;
                 }
                 News::Set(lease) => {
-                    tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet added")
+                    tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet added");
                 }
                 News::Gone(lease) if lease.subnet == owned.lease.subnet => lost = true,
                 News::Gone(lease) => {
-                    tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet removed")
+                    tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet removed");
                 }
                 News::Bad(key, error) => {
-                    tracing::warn!(key, "a record under the leases is damaged and is left out: {error}")
+                    tracing::warn!(key, "a record under the leases is damaged and is left out: {error}");
                 }
             }
         }

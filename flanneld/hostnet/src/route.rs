@@ -125,7 +125,7 @@ impl Route {
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(ip) => {
-                    route.dst = IpNetwork::new(address(ip)?, route.dst.prefix()).ok()?
+                    route.dst = IpNetwork::new(address(ip)?, route.dst.prefix()).ok()?;
                 }
                 RouteAttribute::Gateway(ip) => route.gateway = address(ip),
                 RouteAttribute::PrefSource(ip) => route.src = address(ip),

@@ -1,5 +1,7 @@
 //! Links, addresses, routes and rules in a namespace of the test's own. Needs root.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests too.
+
 use hostnet::netns::{Named, run_in};
 use hostnet::{Kind, Netlink, Route, nft, sysctl};
 use ipnetwork::IpNetwork;

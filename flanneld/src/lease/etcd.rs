@@ -60,7 +60,7 @@ impl Etcd {
         if let Some((user, password)) = &access.user {
             options = options.with_user(user, password);
         }
-        let client = Client::connect(&access.endpoints, Some(options)).await.map_err(unavailable)?;
+        let client = Client::connect(&access.endpoints, Some(options)).await.map_err(|e| unavailable(&e))?;
         let prefix = access.prefix.trim_end_matches('/');
         Ok(Etcd { client, config: format!("{prefix}/config"), subnets: format!("{prefix}/subnets/") })
     }
@@ -87,11 +87,11 @@ impl Etcd {
         let mut client = self.client.clone();
         let lease_id = match ttl {
             0 => 0,
-            ttl => client.lease_grant(ttl, None).await.map_err(unavailable)?.id(),
+            ttl => client.lease_grant(ttl, None).await.map_err(|e| unavailable(&e))?.id(),
         };
         let options = PutOptions::new().with_lease(lease_id);
         let txn = Txn::new().when([condition]).and_then([TxnOp::put(key, value, Some(options))]);
-        let answer = client.txn(txn).await.map_err(unavailable)?;
+        let answer = client.txn(txn).await.map_err(|e| unavailable(&e))?;
         if !answer.succeeded() {
             self.forget(lease_id).await;
             return Ok(None);
@@ -104,14 +104,19 @@ impl Etcd {
 #[async_trait]
 impl LeaseStore for Etcd {
     async fn config(&self) -> Result<Option<String>, StoreError> {
-        let answer = self.client.clone().get(self.config.as_str(), None).await.map_err(unavailable)?;
+        let answer =
+            self.client.clone().get(self.config.as_str(), None).await.map_err(|e| unavailable(&e))?;
         Ok(answer.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()))
     }
 
     async fn list(&self) -> Result<Snapshot, StoreError> {
         let options = GetOptions::new().with_prefix();
-        let answer =
-            self.client.clone().get(self.subnets.as_str(), Some(options)).await.map_err(unavailable)?;
+        let answer = self
+            .client
+            .clone()
+            .get(self.subnets.as_str(), Some(options))
+            .await
+            .map_err(|e| unavailable(&e))?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         Ok(Snapshot { records: answer.kvs().iter().filter_map(|kv| self.record(kv)).collect(), revision })
     }
@@ -119,11 +124,11 @@ impl LeaseStore for Etcd {
     async fn watch(&self, behind: i64) -> Result<Events, StoreError> {
         let options = WatchOptions::new().with_prefix().with_start_revision(behind + 1);
         let answer = self.client.clone().watch(self.subnets.as_str(), Some(options)).await;
-        let stream = answer.map_err(unavailable)?;
+        let stream = answer.map_err(|e| unavailable(&e))?;
         let etcd = self.clone();
         Ok(stream
             .map(move |item| {
-                let response = item.map_err(unavailable)?;
+                let response = item.map_err(|e| unavailable(&e))?;
                 if response.compact_revision() > 0 {
                     return Err(StoreError::Compacted);
                 }
@@ -166,7 +171,7 @@ impl LeaseStore for Etcd {
     }
 }
 
-fn unavailable(error: etcd_client::Error) -> StoreError {
+fn unavailable(error: &etcd_client::Error) -> StoreError {
     let text = error.to_string();
     if text.contains("required revision has been compacted") {
         StoreError::Compacted

@@ -1,5 +1,7 @@
 //! The verbs over an in-process server with a store in memory, as raw requests: what a client sees, byte for byte.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests too.
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 

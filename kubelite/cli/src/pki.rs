@@ -49,8 +49,6 @@ pub struct Pki {
     pub kubelet_client: KeyAndCertificate,
     /// The store's serving certificate.
     pub etcd_server: KeyAndCertificate,
-    /// A client of the store that may do everything.
-    pub etcd_root: KeyAndCertificate,
     /// A client of the store for flannel's prefix.
     pub etcd_flannel: KeyAndCertificate,
     service_account: KeyPair,
@@ -65,6 +63,8 @@ impl Pki {
         let ca = store.authority("ca", "kubelite-ca")?;
         let etcd_ca = store.authority("etcd-ca", "kubelite-etcd-ca")?;
         let client = |cn: &str, group: &str| Profile::new(cn, group, Usage::Client, &[]);
+        // For people with etcdctl: it is on disk, and nothing here uses it.
+        store.leaf(&etcd_ca, "etcd-root", &client("root", ""))?;
         Ok(Pki {
             apiserver: store.leaf(
                 &ca,
@@ -78,7 +78,6 @@ impl Pki {
                 &client("kube-apiserver-kubelet-client", "system:masters"),
             )?,
             etcd_server: store.leaf(&etcd_ca, "etcd-server", &Profile::new("etcd", "", Usage::Both, &own))?,
-            etcd_root: store.leaf(&etcd_ca, "etcd-root", &client("root", ""))?,
             etcd_flannel: store.leaf(&etcd_ca, "etcd-flannel", &client("flannel", ""))?,
             service_account: store.key("service-account")?,
             ca,
@@ -113,13 +112,9 @@ impl Pki {
         let profile = Profile::new(&format!("system:node:{node}"), "system:nodes", Usage::Server, &names);
         self.ca.sign_csr(csr, &profile)
     }
-
-    /// A new key with the client certificate of a user.
-    pub fn client(&self, user: &str, group: &str) -> Result<KeyAndCertificate> {
-        self.ca.issue(&Profile::new(user, group, Usage::Client, &[]), now()?)
-    }
 }
 
+/// Seconds since 1970.
 fn now() -> Result<i64> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
     Ok(i64::try_from(since.as_secs())?)

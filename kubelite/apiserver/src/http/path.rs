@@ -117,9 +117,9 @@ fn segments(path: &str) -> Result<Vec<&str>, ApiError> {
 mod tests {
     use super::*;
 
-    fn info(method: Method, uri: &str) -> Result<RequestInfo, ApiError> {
+    fn info(method: &Method, uri: &str) -> Result<RequestInfo, ApiError> {
         let uri: http::Uri = uri.parse().unwrap();
-        request_info(&method, uri.path(), &Query::parse(&uri)?)
+        request_info(method, uri.path(), &Query::parse(&uri)?)
     }
 
     #[test]
@@ -146,12 +146,12 @@ mod tests {
             ),
             (Method::GET, "/api/v1/nodes/n/proxy/logs/x", ["get", "", "nodes", "proxy", "", "n"]),
         ] {
-            let info = info(method, uri).unwrap();
+            let info = info(&method, uri).unwrap();
             let got =
                 [&info.verb, &info.group, &info.resource, &info.subresource, &info.namespace, &info.name];
             assert_eq!(got, expected, "{uri}");
         }
-        assert!(!info(Method::GET, "/healthz").unwrap().is_resource);
+        assert!(!info(&Method::GET, "/healthz").unwrap().is_resource);
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
             "/api/v1/namespaces/a%2fb/pods",
             "/api/v1/./pods",
         ] {
-            assert!(info(Method::GET, uri).is_err(), "{uri}");
+            assert!(info(&Method::GET, uri).is_err(), "{uri}");
         }
     }
 }

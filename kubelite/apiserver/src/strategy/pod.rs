@@ -103,7 +103,7 @@ fn quality_of_service(pod: &Value) -> &'static str {
 mod tests {
     use super::*;
 
-    fn pod(resources: Value) -> Value {
+    fn pod(resources: &Value) -> Value {
         json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "resources": resources}]}})
     }
 
@@ -117,13 +117,13 @@ mod tests {
             (json!({"limits": full, "requests": {"cpu": "1000m", "memory": "1Gi"}}), "Guaranteed"),
             (json!({"limits": full, "requests": {"cpu": "500m", "memory": "1Gi"}}), "Burstable"),
         ] {
-            assert_eq!(quality_of_service(&pod(resources.clone())), expected, "{resources}");
+            assert_eq!(quality_of_service(&pod(&resources)), expected, "{resources}");
         }
     }
 
     #[test]
     fn a_pod_is_bound_once() {
-        let mut pod = pod(json!({}));
+        let mut pod = pod(&json!({}));
         let binding = json!({"target": {"kind": "Node", "name": "node1"}});
         bind(&mut pod, &binding, Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(pod["spec"]["nodeName"], "node1");

@@ -77,8 +77,8 @@ fn a_new_name_or_a_foreign_certificate_is_made_anew_and_the_authority_stays() {
     assert_eq!(first.ca_pem(), second.ca_pem());
     assert_ne!(first.apiserver, second.apiserver);
     assert!(serves(second.ca_pem(), &second.apiserver.certificate, "198.51.100.7"));
-    fs::write(dir.join("admin.crt"), &first.etcd_root.certificate).unwrap();
-    fs::write(dir.join("admin.key"), &first.etcd_root.key).unwrap();
+    fs::write(dir.join("admin.crt"), &first.etcd_flannel.certificate).unwrap();
+    fs::write(dir.join("admin.key"), &first.etcd_flannel.key).unwrap();
     let third = Pki::load_or_create(&dir, &more).unwrap();
     assert!(is_client(third.ca_pem(), &third.admin.certificate));
     fs::write(dir.join("ca.crt"), "damaged").unwrap();

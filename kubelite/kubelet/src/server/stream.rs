@@ -37,7 +37,7 @@ pub(super) async fn exec(
     let query = Query::parse(query.as_deref());
     let id = running(&context, &namespace, &pod, &container).await?;
     check_protocol(request.headers())?;
-    let url = context.runtime.exec(&id, &query.command, query.streams).await.map_err(failed)?;
+    let url = context.runtime.exec(&id, &query.command, query.streams).await.map_err(|e| failed(&e))?;
     tunnel(&url, request).await
 }
 
@@ -49,7 +49,8 @@ pub(super) async fn attach(
 ) -> Result<Response, Refusal> {
     let id = running(&context, &namespace, &pod, &container).await?;
     check_protocol(request.headers())?;
-    let url = context.runtime.attach(&id, Query::parse(query.as_deref()).streams).await.map_err(failed)?;
+    let url =
+        context.runtime.attach(&id, Query::parse(query.as_deref()).streams).await.map_err(|e| failed(&e))?;
     tunnel(&url, request).await
 }
 
@@ -61,7 +62,8 @@ pub(super) async fn port_forward(
 ) -> Result<Response, Refusal> {
     let entry = find(&context, &namespace, &pod)?;
     check_protocol(request.headers())?;
-    let sandboxes = context.runtime.list_sandboxes(entry.pod.uid().as_deref()).await.map_err(failed)?;
+    let sandboxes =
+        context.runtime.list_sandboxes(entry.pod.uid().as_deref()).await.map_err(|e| failed(&e))?;
     let sandbox = sandboxes.into_iter().find(|s| s.ready);
     let sandbox =
         sandbox.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("pod {pod} does not run here")))?;
@@ -69,7 +71,7 @@ pub(super) async fn port_forward(
         .runtime
         .port_forward(&sandbox.id, &Query::parse(query.as_deref()).ports)
         .await
-        .map_err(failed)?;
+        .map_err(|e| failed(&e))?;
     tunnel(&url, request).await
 }
 
@@ -99,7 +101,7 @@ impl Query {
                 "error" | "stderr" => wanted.streams.stderr = on,
                 "tty" => wanted.streams.tty = on,
                 "port" | "ports" => {
-                    wanted.ports.extend(value.split(',').filter_map(|p| p.parse::<u16>().ok()))
+                    wanted.ports.extend(value.split(',').filter_map(|p| p.parse::<u16>().ok()));
                 }
                 _ => {}
             }
@@ -117,14 +119,15 @@ fn find(context: &Context, namespace: &str, pod: &str) -> Result<Entry, Refusal>
 
 async fn running(context: &Context, namespace: &str, pod: &str, container: &str) -> Result<String, Refusal> {
     let entry = find(context, namespace, pod)?;
-    let containers = context.runtime.list_containers(entry.pod.uid().as_deref()).await.map_err(failed)?;
+    let containers =
+        context.runtime.list_containers(entry.pod.uid().as_deref()).await.map_err(|e| failed(&e))?;
     let found = containers.into_iter().find(|c| c.name == container && c.state == ContainerState::Running);
     found
         .map(|c| c.id)
         .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")")))
 }
 
-fn failed(error: RuntimeError) -> Refusal {
+fn failed(error: &RuntimeError) -> Refusal {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
@@ -135,8 +138,8 @@ fn check_protocol(headers: &HeaderMap) -> Result<(), Refusal> {
     }
     let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     let offered: Vec<&str> = offered.flat_map(|v| v.split(',')).map(str::trim).collect();
-    let foreign = |p: &&str| p.starts_with("v5.") || p.starts_with("SPDY/");
-    if upgrade.eq_ignore_ascii_case("websocket") && !offered.is_empty() && offered.iter().all(|p| foreign(&p))
+    let foreign = |p: &str| p.starts_with("v5.") || p.starts_with("SPDY/");
+    if upgrade.eq_ignore_ascii_case("websocket") && !offered.is_empty() && offered.iter().all(|p| foreign(p))
     {
         let text = format!(
             "the container runtime does not speak {}: use SPDY/3.1 or v4.channel.k8s.io",

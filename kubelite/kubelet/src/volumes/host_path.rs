@@ -11,7 +11,7 @@ pub(super) fn check(path: &str, kind: &str) -> Result<PathBuf, String> {
     match kind {
         "" => return Ok(path),
         "DirectoryOrCreate" if !path.exists() => {
-            DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(failed)?
+            DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(failed)?;
         }
         "FileOrCreate" if !path.exists() => {
             OpenOptions::new()
