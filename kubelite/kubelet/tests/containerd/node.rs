@@ -90,6 +90,9 @@ impl Node {
 
 /// A kubelet's settings with all files below `dir`.
 pub(crate) fn config_at(dir: &Path, socket: &Path) -> Config {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(vec!["kubelet2".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
     Config {
         node_name: "kubelet2".into(),
         node_ip: "127.0.0.1".parse().unwrap(),
@@ -99,9 +102,9 @@ pub(crate) fn config_at(dir: &Path, socket: &Path) -> Config {
         cluster_dns: None,
         cluster_domain: "cluster.local".into(),
         listen: "127.0.0.1:0".parse().unwrap(),
-        serving_certificate: String::new(),
-        serving_key: String::new(),
-        client_ca: String::new(),
+        serving_certificate: certificate.clone(),
+        serving_key: key.serialize_pem(),
+        client_ca: certificate,
         labels: BTreeMap::new(),
         cgroup_root: Some(CGROUP.into()),
         max_pods: 110,
