@@ -4,6 +4,8 @@
 //! the names from this crate's schemas: prost's `volume_id` is the field whose name, without regard to case, is
 //! `volumeid`. A message that has no name in the JSON (Go embeds it) is flattened into its owner as `hostPath=2.1`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // The table goes to stdout, what is missing to stderr.
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

@@ -267,7 +267,7 @@ fn time(bytes: &[u8]) -> Result<Option<Timestamp>, Problem> {
         match field? {
             (1, Wire::Varint(n)) => seconds = n.cast_signed(),
             (2, Wire::Varint(n)) => {
-                nanoseconds = i32::try_from(n.cast_signed()).map_err(|_| Problem::Type)?
+                nanoseconds = i32::try_from(n.cast_signed()).map_err(|_| Problem::Type)?;
             }
             _ => {}
         }

@@ -71,10 +71,53 @@ fn refuses() {
     assert!(matches!(refusal(&body("v9", "Pod", b"")), ProtobufError::UnknownKind { .. }));
     let error = refusal(&body("v1", "Pod", &bytes(2, &int(1, 0))));
     assert_eq!(error.to_string(), "the value of PodSpec.volumes does not have the field's type");
-    let many = vec![0x0a, 0].repeat(decode::MAX_VALUES + 1);
+    let many = [0x0a, 0].repeat(decode::MAX_VALUES + 1);
     let numbers = numbers::of("io.k8s.api.core.v1.PodSpec").unwrap();
     let definition = schema::lookup("io.k8s.api.core.v1.PodSpec").unwrap();
     assert_eq!(decode::object(definition, numbers, &many), Err(ProtobufError::Size));
+}
+
+#[test]
+fn an_eviction_carries_options() {
+    let options = bytes(2, &[int(1, 0), bytes(2, &bytes(1, b"u"))].concat());
+    let eviction = [bytes(1, &bytes(1, b"p")), options].concat();
+    assert_eq!(
+        decode(&body("policy/v1", "Eviction", &eviction)).unwrap(),
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"},
+            "deleteOptions": {"gracePeriodSeconds": 0, "preconditions": {"uid": "u"}}})
+    );
+}
+
+#[test]
+fn every_row_names_real_fields() {
+    for line in include_str!("fields.txt").lines() {
+        let mut words = line.split(' ');
+        let definition = schema::lookup(words.next().unwrap()).unwrap();
+        let mut seen = std::collections::HashSet::new();
+        for (name, path) in words.map(|word| word.split_once('=').unwrap()) {
+            assert!(definition.field(name).is_some(), "{} {name}", definition.name());
+            assert!(seen.insert(path), "{} {path}", definition.name());
+        }
+    }
+}
+
+#[test]
+fn the_kinds_without_numbers_are_newer_ones_and_extensions() {
+    // They answer with an error that says to send JSON.
+    let without = schema::kinds().filter(|(_, _, _, name)| numbers::of(name).is_none());
+    let mut without: Vec<&str> = without.map(|(_, _, kind, _)| kind).collect();
+    without.sort_unstable();
+    let newer = [
+        "ClusterTrustBundle",
+        "DeviceTaintRule",
+        "MutatingAdmissionPolicy",
+        "MutatingAdmissionPolicyBinding",
+        "PodCertificateRequest",
+        "StorageVersionMigration",
+    ];
+    let mut expected = [&["APIService", "CustomResourceDefinition"][..], &newer].concat();
+    expected.sort_unstable();
+    assert_eq!(without, expected);
 }
 
 proptest! {
