@@ -54,6 +54,40 @@ fn embedded_messages_and_special_scalars() {
     assert_eq!(review["spec"], json!({"user": "me", "extra": {"scopes": ["a", "b"]}}));
 }
 
+/// The structs of k8s-pb 0.9 encoded by prost, an encoder that shares nothing with this decoder.
+const POD: &str = "\
+    0a1a0a01701200380042005a030a01616a050a014b30007203662f671281010a100a0165120b12090a0012050a033147\
+    6912550a01631203693a311a01611a003a130a015312001a0c220a0a030a016e12016b1800420f0a0d0a036370751206\
+    0a043530306d521d0a1612140a022f78120a080110001a04687474701a00220010ac021800800100200028ffffffffff\
+    ffffffff01580072071000200120ac021a00";
+
+#[test]
+fn a_pod_of_another_encoder() {
+    let digits: Vec<u8> = POD.chars().map(|c| c.to_digit(16).unwrap() as u8).collect();
+    let message: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    let length = [message.len() as u8 & 0x7f | 0x80, (message.len() >> 7) as u8];
+    let meta = bytes(1, &[bytes(1, b"v1"), bytes(2, b"Pod")].concat());
+    let pod = decode(&[MAGIC, &meta, &[0x12], &length, &message].concat()).unwrap();
+    let container = json!({
+        "name": "c", "image": "i:1", "command": ["a", ""], "resources": {"limits": {"cpu": "500m"}},
+        "env": [{"name": "S", "valueFrom": {"secretKeyRef": {"name": "n", "key": "k", "optional": false}}}],
+        "livenessProbe": {"httpGet": {"path": "/x", "port": "http"}, "initialDelaySeconds": 300},
+    });
+    assert_eq!(
+        pod,
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "status": {},
+            "metadata": {"name": "p", "labels": {"a": ""}, "finalizers": ["f/g"],
+                "ownerReferences": [{"kind": "K", "controller": false}]},
+            "spec": {
+                "volumes": [{"name": "e", "emptyDir": {"sizeLimit": "1Gi"}}], "containers": [container],
+                "terminationGracePeriodSeconds": 0, "activeDeadlineSeconds": -1,
+                "securityContext": {"runAsUser": 0, "supplementalGroups": [1, 300]},
+            },
+        })
+    );
+}
+
 #[test]
 fn a_pointer_to_zero_is_kept() {
     let scaled = decode(&body("apps/v1", "Deployment", &bytes(2, &[int(1, 0), int(5, 0)].concat()))).unwrap();
