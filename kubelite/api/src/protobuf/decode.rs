@@ -1,14 +1,14 @@
 //! From a message to an object, along its schema.
 
-use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::numbers::{self, Meaning, Numbers};
 use super::presence::is_by_pointer;
+use super::special::{int_or_string, quantity, raw, text_value, time};
 use super::wire::{Fields, Wire, varint};
 use super::{ProtobufError, utf8};
+use crate::scalar;
 use crate::schema::{Schema, Shape};
-use crate::{json, scalar};
 
 /// No object of the API is half as deep.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -29,7 +29,7 @@ pub(super) fn object(
 }
 
 /// A value doesn't have its field's type; the field's name is put beside it by who knows it.
-enum Problem {
+pub(super) enum Problem {
     Type,
     Other(ProtobufError),
 }
@@ -229,64 +229,4 @@ fn is_zero(value: &Value) -> bool {
         Value::Bool(bool) => !bool,
         _ => false,
     }
-}
-
-fn text_value(text: &[u8]) -> Result<Value, Problem> {
-    utf8(text).map(Value::String).map_err(|_| Problem::Type)
-}
-
-/// `{1: text}`; a quantity that nobody set is zero.
-fn quantity(bytes: &[u8]) -> Result<Value, Problem> {
-    let mut text = Value::from("0");
-    for field in Fields(bytes) {
-        if let (1, Wire::Bytes(bytes)) = field? {
-            text = text_value(bytes)?;
-        }
-    }
-    Ok(text)
-}
-
-/// `{1: 0 for an integer or 1 for text, 2: the integer, 3: the text}`
-fn int_or_string(bytes: &[u8]) -> Result<Value, Problem> {
-    let (mut is_text, mut int, mut text) = (false, Value::from(0), Value::from(""));
-    for field in Fields(bytes) {
-        match field? {
-            (1, Wire::Varint(kind)) => is_text = kind == 1,
-            (2, Wire::Varint(n)) => int = i32::try_from(n.cast_signed()).map_err(|_| Problem::Type)?.into(),
-            (3, Wire::Bytes(bytes)) => text = text_value(bytes)?,
-            _ => {}
-        }
-    }
-    Ok(if is_text { text } else { int })
-}
-
-/// `{1: seconds since 1970, 2: nanoseconds}`; an empty message is a time that nobody set.
-fn time(bytes: &[u8]) -> Result<Option<Timestamp>, Problem> {
-    let (mut seconds, mut nanoseconds) = (0, 0);
-    for field in Fields(bytes) {
-        match field? {
-            (1, Wire::Varint(n)) => seconds = n.cast_signed(),
-            (2, Wire::Varint(n)) => {
-                nanoseconds = i32::try_from(n.cast_signed()).map_err(|_| Problem::Type)?;
-            }
-            _ => {}
-        }
-    }
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    Timestamp::new(seconds, nanoseconds).map(Some).map_err(|_| Problem::Type)
-}
-
-/// `{1: JSON}`, as in `RawExtension` and `FieldsV1`.
-fn raw(bytes: &[u8]) -> Result<Value, Problem> {
-    let mut value = Value::Null;
-    for field in Fields(bytes) {
-        if let (1, Wire::Bytes(text)) = field?
-            && !text.is_empty()
-        {
-            value = json::parse(text).map_err(|_| Problem::Type)?.0;
-        }
-    }
-    Ok(value)
 }

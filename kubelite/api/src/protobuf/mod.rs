@@ -7,6 +7,7 @@
 mod decode;
 mod numbers;
 mod presence;
+mod special;
 mod wire;
 
 use serde_json::Value;
