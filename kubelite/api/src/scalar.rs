@@ -51,3 +51,17 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
 pub fn time_of(value: &Value) -> Option<Timestamp> {
     value.as_str().and_then(|text| parse_time(text).ok())
 }
+
+/// Standard base64 with padding.
+pub(crate) fn to_base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().enumerate().fold(0u32, |word, (i, b)| word | u32::from(*b) << (16 - 8 * i));
+        for i in 0..4 {
+            let sextet = ALPHABET[(word >> (18 - 6 * i)) as usize & 63];
+            text.push(if i <= chunk.len() { char::from(sextet) } else { '=' });
+        }
+    }
+    text
+}

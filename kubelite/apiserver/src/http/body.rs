@@ -1,11 +1,11 @@
-//! Bodies: read within bounds, decoded from JSON or YAML, and checked against the schema as strictly as the client wants.
+//! Bodies: read within bounds, decoded from JSON, YAML or protobuf, and checked against the schema as strictly as the client wants.
 
 use axum::body::Body;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Limited};
 use kubelite_api::status::{ApiError, FieldError};
-use kubelite_api::{json, object, schema};
+use kubelite_api::{json, object, protobuf, schema};
 use serde_json::Value;
 
 use super::path::Query;
@@ -65,11 +65,14 @@ pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<(Value, Vec<String>), 
             let value: Value = serde_saphyr::from_str(text).map_err(|e| broken("YAML", &e))?;
             Ok((value, Vec::new()))
         }
+        protobuf::MEDIA_TYPE => {
+            Ok((protobuf::decode(bytes).map_err(|e| broken("protobuf", &e))?, Vec::new()))
+        }
         other => Err(ApiError::new(
             415,
             "UnsupportedMediaType",
             format!(
-                "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, application/yaml"
+                "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"
             ),
         )),
     }
