@@ -1,13 +1,13 @@
 //! The lab's wires: hosts as network namespaces on one switch, this machine on it too, and an outside that knows no pods.
 //!
 //! ```text
-//!  node1 eth0 ─┐                                       ┌─ eth0 outside 198.51.100.2
-//!  node2 eth0 ─┼─ br0 (lab-switch, 203.0.113.254, router) ┤
-//!  node3 eth0 ─┘        └─ lab-host0: this machine, 203.0.113.253, so that kubectl reaches the cluster
+//!  node1 eth0 ─┐                                       ┌─ eth0 outside 198.18.8.2
+//!  node2 eth0 ─┼─ br0 (lab-switch, 198.18.7.254, router) ┤
+//!  node3 eth0 ─┘        └─ lab-host0: this machine, 198.18.7.253, so that kubectl reaches the cluster
 //! ```
 //!
 //! The router knows no route to the pods: what crosses between hosts does so encapsulated, and what goes outside is
-//! masqueraded, or it is lost. The addresses are those that RFC 5737 sets aside for documentation.
+//! masqueraded, or it is lost. The addresses are those that RFC 2544 sets aside for benchmarks.
 
 use std::path::Path;
 
@@ -20,9 +20,9 @@ pub const SWITCH: &str = "lab-switch";
 /// The namespace of the machine outside of the cluster.
 pub const OUTSIDE: &str = "lab-outside";
 /// The address of the machine outside.
-pub const OUTSIDE_IP: &str = "198.51.100.2";
-const NETWORK: &str = "203.0.113.";
-const OUTSIDE_NETWORK: &str = "198.51.100.";
+pub const OUTSIDE_IP: &str = "198.18.8.2";
+const NETWORK: &str = "198.18.7.";
+const OUTSIDE_NETWORK: &str = "198.18.8.";
 /// How many hosts the lab has names and addresses for.
 pub const MOST_HOSTS: u8 = 9;
 
@@ -33,7 +33,7 @@ pub fn host_name(n: u8) -> String {
 
 /// The address of the `n`-th host on its `eth0`.
 pub fn host_ip(n: u8) -> String {
-    format!("203.0.113.{n}")
+    format!("198.18.7.{n}")
 }
 
 /// Makes switch, router and outside, and connects this machine.
@@ -47,7 +47,7 @@ pub fn create() -> Result<()> {
          netns add {OUTSIDE}
          link add lab-host0 type veth peer name host netns {SWITCH}
          link add eth0 netns {OUTSIDE} type veth peer name outside netns {SWITCH}
-         addr add 203.0.113.253/24 dev lab-host0
+         addr add 198.18.7.253/24 dev lab-host0
          link set lab-host0 up"
     ))?;
     batch_in(
@@ -55,9 +55,9 @@ pub fn create() -> Result<()> {
         "link set lo up
          link add br0 type bridge
          link set br0 up
-         addr add 203.0.113.254/24 dev br0
+         addr add 198.18.7.254/24 dev br0
          link set host master br0 up
-         addr add 198.51.100.1/24 dev outside
+         addr add 198.18.8.1/24 dev outside
          link set outside up",
     )?;
     run(&mut words(&format!("ip netns exec {SWITCH} sysctl -qw net.ipv4.ip_forward=1")))?;
@@ -67,7 +67,7 @@ pub fn create() -> Result<()> {
             "link set lo up
              addr add {OUTSIDE_IP}/24 dev eth0
              link set eth0 up
-             route add default via 198.51.100.1"
+             route add default via 198.18.8.1"
         ),
     )
 }
@@ -97,7 +97,7 @@ pub fn plug(n: u8) -> Result<()> {
             "link set lo up
              addr add {}/24 dev eth0
              link set eth0 up
-             route add default via 203.0.113.254",
+             route add default via 198.18.7.254",
             host_ip(n)
         ),
     )
