@@ -7,106 +7,35 @@
 //! A cursor that falls behind the ring gets [`TooOld`], which the client sees as 410 Gone, and no other watcher notices. When
 //! the store's watch breaks, everything is listed again and the difference is told as changes.
 
+mod entry;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
-use kubelite_api::object;
 use parking_lot::RwLock;
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+pub use entry::Entry;
 
 use crate::resources::{RESOURCES, Resource};
 use crate::storage::{Event, KeyValue, ListOptions, Revision, StorageError, StorageHandle, WatchItem};
 
-/// How many changes of one resource can be looked back on.
+/// How many changes of one resource can be looked back on,
 const RING: usize = 4096;
+/// and how much memory they may take, since an idle cluster's heartbeats fill any ring.
+const RING_BYTES: usize = 4 << 20;
+/// What an object in the ring takes beside its bytes: names, labels, fields, the entry itself; roughly.
+const ENTRY_BYTES: usize = 512;
 /// Keys read at once when everything is listed.
 const PAGE: i64 = 1000;
 const REGISTRY: &str = "/registry/";
 /// Pause before the store is asked again after it failed.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// One object, as it was at one revision.
-#[derive(Debug)]
-pub struct Entry {
-    /// Its key in the store.
-    pub key: String,
-    /// Empty for cluster-scoped objects.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its resourceVersion.
-    pub revision: Revision,
-    /// The whole object as JSON, resourceVersion included.
-    pub bytes: Bytes,
-    /// Its labels, for selectors.
-    pub labels: BTreeMap<String, String>,
-    /// The values of the resource's selectable fields, in the order of the row.
-    pub fields: Vec<String>,
-    parsed: OnceLock<Arc<Value>>,
-}
-
-impl Entry {
-    /// An object as the store has it; none if it is damaged.
-    pub fn read(resource: &Resource, kv: &KeyValue) -> Option<Entry> {
-        Entry::new(resource, kv, kv.mod_revision)
-    }
-
-    fn new(resource: &Resource, kv: &KeyValue, revision: Revision) -> Option<Entry> {
-        let mut value: Value = serde_json::from_slice(&kv.value).ok()?;
-        object::set_resource_version(&mut value, &revision.to_string());
-        let labels = object::labels(&value).into_iter().flatten();
-        let labels = labels.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect();
-        let fields = resource.fields.iter().map(|path| resource.strategy.field(&value, path)).collect();
-        Some(Entry {
-            key: kv.key.clone(),
-            namespace: object::namespace(&value).to_owned(),
-            name: object::name(&value).to_owned(),
-            revision,
-            bytes: serde_json::to_vec(&value).ok()?.into(),
-            labels,
-            fields,
-            parsed: OnceLock::new(),
-        })
-    }
-
-    /// The same object under the resourceVersion of a later change: how a watcher sees it leave its selection.
-    pub fn at_revision(&self, revision: Revision) -> Entry {
-        let mut value: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
-        object::set_resource_version(&mut value, &revision.to_string());
-        Entry {
-            key: self.key.clone(),
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            revision,
-            bytes: serde_json::to_vec(&value).unwrap_or_default().into(),
-            labels: self.labels.clone(),
-            fields: self.fields.clone(),
-            parsed: OnceLock::new(),
-        }
-    }
-
-    /// The object as a tree. Kept once it was asked for: only what the server itself reasons about is.
-    pub fn value(&self) -> Arc<Value> {
-        self.parsed.get_or_init(|| Arc::new(serde_json::from_slice(&self.bytes).unwrap_or_default())).clone()
-    }
-
-    /// A selectable field's value; empty if the resource has no such field.
-    pub fn field(&self, resource: &Resource, path: &str) -> String {
-        match path {
-            "metadata.name" => self.name.clone(),
-            "metadata.namespace" => self.namespace.clone(),
-            _ => {
-                let position = resource.fields.iter().position(|f| *f == path);
-                position.and_then(|i| self.fields.get(i)).cloned().unwrap_or_default()
-            }
-        }
-    }
-}
 
 /// A change of one object.
 #[derive(Debug)]
@@ -139,6 +68,8 @@ pub struct Cache {
 struct State {
     objects: BTreeMap<String, Arc<Entry>>,
     ring: VecDeque<Arc<Change>>,
+    /// What the ring's objects take.
+    ring_bytes: usize,
     /// All changes behind this revision are in the ring.
     complete_after: Revision,
 }
@@ -170,15 +101,23 @@ impl Cache {
         self.len() == 0
     }
 
-    /// The changes behind `cursor`, oldest first.
-    pub fn changes_after(&self, cursor: Revision) -> Result<Vec<Arc<Change>>, TooOld> {
+    /// The changes behind `cursor`, oldest first: about `limit` of them, as no revision is split. If it is fewer than `limit`,
+    /// there are no more.
+    pub fn changes_after(&self, cursor: Revision, limit: usize) -> Result<Vec<Arc<Change>>, TooOld> {
         let told = *self.changed.borrow();
         let state = self.state.read();
         if cursor < state.complete_after {
             return Err(TooOld { oldest: state.complete_after });
         }
         let start = state.ring.partition_point(|change| change.revision <= cursor);
-        Ok(state.ring.range(start..).take_while(|change| change.revision <= told).cloned().collect())
+        let mut changes: Vec<Arc<Change>> = Vec::new();
+        for change in state.ring.range(start..).take_while(|change| change.revision <= told) {
+            if changes.len() >= limit && changes.last().is_some_and(|last| last.revision != change.revision) {
+                break;
+            }
+            changes.push(change.clone());
+        }
+        Ok(changes)
     }
 
     /// Tells the revision of each change of this resource.
@@ -218,31 +157,34 @@ impl Cache {
         }
     }
 
-    /// Takes over a full listing; the differences become changes.
-    fn replace(&self, listed: &[KeyValue], revision: Revision) {
-        let known: BTreeSet<String> = self.state.read().objects.keys().cloned().collect();
-        let first = known.is_empty();
-        if first {
-            self.state.write().complete_after = revision;
-        }
-        let mut gone = known;
+    /// Takes over the first listing: what is there was never news.
+    fn fill(&self, listed: &[KeyValue], revision: Revision) {
+        let mut state = self.state.write();
+        state.complete_after = revision;
         for kv in listed {
-            gone.remove(&kv.key);
-            let unchanged = self.get(&kv.key).is_some_and(|entry| entry.revision == kv.mod_revision);
-            if first {
-                self.insert(kv);
-            } else if !unchanged {
-                self.apply(&Event::Put { current: kv.clone(), previous: None });
+            match Entry::read(self.resource, kv) {
+                Some(entry) => drop(state.objects.insert(kv.key.clone(), Arc::new(entry))),
+                None => tracing::error!(key = kv.key, "an object in the store is damaged and is left out"),
             }
-        }
-        for key in gone {
-            self.apply(&Event::Delete { key, revision, previous: None });
         }
     }
 
-    fn insert(&self, kv: &KeyValue) {
-        if let Some(entry) = Entry::read(self.resource, kv) {
-            self.state.write().objects.insert(kv.key.clone(), Arc::new(entry));
+    /// Takes over a later listing; the differences become changes, in the order of their revisions, as cursors need it.
+    fn replace(&self, listed: &[KeyValue], revision: Revision) {
+        let mut gone: BTreeSet<String> = self.state.read().objects.keys().cloned().collect();
+        let mut changed = Vec::new();
+        for kv in listed {
+            gone.remove(&kv.key);
+            if self.get(&kv.key).is_none_or(|entry| entry.revision != kv.mod_revision) {
+                changed.push(kv);
+            }
+        }
+        changed.sort_by_key(|kv| kv.mod_revision);
+        for kv in changed {
+            self.apply(&Event::Put { current: kv.clone(), previous: None });
+        }
+        for key in gone {
+            self.apply(&Event::Delete { key, revision, previous: None });
         }
     }
 }
@@ -257,13 +199,20 @@ fn last_state(key: &str, entry: &Entry) -> KeyValue {
     }
 }
 
+/// Adds to the ring; what no longer fits is forgotten, oldest first, but never the newest.
 fn push(state: &mut State, change: Change) {
-    if state.ring.len() == RING
-        && let Some(dropped) = state.ring.pop_front()
-    {
+    state.ring_bytes += cost(&change);
+    state.ring.push_back(Arc::new(change));
+    while state.ring.len() > RING || (state.ring_bytes > RING_BYTES && state.ring.len() > 1) {
+        let Some(dropped) = state.ring.pop_front() else { return };
+        state.ring_bytes -= cost(&dropped);
         state.complete_after = dropped.revision;
     }
-    state.ring.push_back(Arc::new(change));
+}
+
+/// What a change keeps in memory; what was before is the `now` of another one, or soon will not be kept.
+fn cost(change: &Change) -> usize {
+    change.now.bytes.len() + ENTRY_BYTES
 }
 
 /// The caches of all resources, fed by one watch.
@@ -285,7 +234,7 @@ impl Caches {
             }
         }
         let all = Arc::new(Caches { caches, revision: watch::Sender::new(0) });
-        let revision = all.list(&storage).await?;
+        let revision = all.list(&storage, Cache::fill).await?;
         let follower = all.clone();
         tokio::spawn(async move {
             tokio::select! { () = shutdown.cancelled() => {}, () = follower.follow(storage, revision) => {} }
@@ -316,7 +265,12 @@ impl Caches {
         tokio::time::timeout(limit, seen.wait_for(|r| *r >= revision)).await.is_ok()
     }
 
-    async fn list(&self, storage: &StorageHandle) -> Result<Revision, StorageError> {
+    /// Reads everything at one revision, and hands each cache its part.
+    async fn list(
+        &self,
+        storage: &StorageHandle,
+        take: fn(&Cache, &[KeyValue], Revision),
+    ) -> Result<Revision, StorageError> {
         let mut options = ListOptions { limit: PAGE, ..ListOptions::default() };
         let mut listed: Vec<Vec<KeyValue>> = vec![Vec::new(); self.caches.len()];
         loop {
@@ -333,7 +287,7 @@ impl Caches {
             }
         }
         for (cache, listed) in self.caches.iter().zip(&listed) {
-            cache.replace(listed, options.revision);
+            take(cache, listed, options.revision);
             cache.tell();
         }
         self.advance(options.revision);
@@ -356,7 +310,7 @@ impl Caches {
                 tracing::warn!(%error, "the store's watch broke; listing again");
             }
             tokio::time::sleep(RETRY).await;
-            match self.list(&storage).await {
+            match self.list(&storage, Cache::replace).await {
                 Ok(listed) => revision = listed,
                 Err(error) => tracing::warn!(%error, "the store cannot be listed; trying again"),
             }
@@ -399,62 +353,5 @@ impl Caches {
         self.caches
             .iter()
             .position(|c| rest.strip_prefix(c.resource.prefix).is_some_and(|r| r.starts_with('/')))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(name: &str, revision: Revision) -> Event {
-        let value = format!(r#"{{"kind":"ConfigMap","metadata":{{"name":"{name}","namespace":"n"}}}}"#);
-        let key = format!("/registry/configmaps/n/{name}");
-        let current =
-            KeyValue { key, value: value.into(), create_revision: revision, mod_revision: revision };
-        Event::Put { current, previous: None }
-    }
-
-    fn cache() -> Cache {
-        Cache::new(crate::resources::by_plural("configmaps").unwrap())
-    }
-
-    #[test]
-    fn a_cursor_that_the_ring_has_passed_is_too_old() {
-        let cache = cache();
-        let last = Revision::try_from(RING).unwrap() + 10;
-        for revision in 1..=last {
-            cache.apply(&put("m", revision));
-        }
-        cache.tell();
-        assert_eq!(cache.changes_after(5).unwrap_err(), TooOld { oldest: 10 });
-        assert_eq!(cache.changes_after(10).unwrap().len(), RING);
-        assert_eq!(cache.changes_after(last).unwrap().len(), 0);
-        assert_eq!(cache.list("/registry/configmaps/n/").len(), 1);
-    }
-
-    #[test]
-    fn changes_of_a_revision_are_told_together() {
-        let cache = cache();
-        cache.apply(&put("a", 1));
-        assert_eq!(cache.changes_after(0).unwrap().len(), 0, "the revision may not be complete");
-        cache.apply(&put("b", 1));
-        cache.tell();
-        assert_eq!(cache.changes_after(0).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn a_new_listing_tells_the_difference() {
-        let cache = cache();
-        let listed = |names: &[(&str, Revision)]| -> Vec<KeyValue> {
-            let put = names.iter().map(|(name, revision)| put(name, *revision));
-            put.filter_map(|event| if let Event::Put { current, .. } = event { Some(current) } else { None })
-                .collect()
-        };
-        cache.replace(&listed(&[("kept", 1), ("gone", 2), ("changed", 3)]), 3);
-        cache.replace(&listed(&[("kept", 1), ("changed", 7), ("new", 8)]), 9);
-        cache.tell();
-        let told: Vec<(String, bool)> =
-            cache.changes_after(3).unwrap().iter().map(|c| (c.now.name.clone(), c.deleted)).collect();
-        assert_eq!(told, [("changed".into(), false), ("new".into(), false), ("gone".into(), true)]);
     }
 }

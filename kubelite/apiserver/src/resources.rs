@@ -185,6 +185,8 @@ pub static RESOURCES: &[Resource] = &[
     Resource { short: &["ev"], fields: strategy::EVENT_FIELDS, strategy: &strategy::Event, ..row("", "events", "event", "Event", "events") },
     Resource { short: &["rc"], categories: &["all"], fields: &["status.replicas"], subresources: SCALED, strategy: &strategy::WithStatus,
         ..row("", "replicationcontrollers", "replicationcontroller", "ReplicationController", "controllers") },
+    Resource { short: &["quota"], subresources: &["status"], strategy: &strategy::WithStatus, ..row("", "resourcequotas", "resourcequota", "ResourceQuota", "resourcequotas") },
+    Resource { short: &["limits"], ..row("", "limitranges", "limitrange", "LimitRange", "limitranges") },
     row("", "podtemplates", "podtemplate", "PodTemplate", "podtemplates"),
     Resource { short: &["deploy"], categories: &["all"], subresources: SCALED, strategy: &strategy::WithStatus,
         ..row(APPS, "deployments", "deployment", "Deployment", "deployments") },

@@ -14,7 +14,7 @@ use crate::cache::Caches;
 use crate::client::in_process_client;
 use crate::http::{Front, router};
 use crate::parts::{Keys, Parts};
-use crate::registry::Registry;
+use crate::registry::{Leases, Registry};
 use crate::request::UserInfo;
 use crate::storage::StorageHandle;
 use crate::strategy::Allocator;
@@ -54,7 +54,13 @@ impl ApiServer {
         tokio::spawn(async move {
             tokio::select! { () = shutdown.cancelled() => {}, () = compactor => {} }
         });
-        let registry = Registry { storage, caches, allocator, admission: parts.admission.clone() };
+        let registry = Registry {
+            storage,
+            caches,
+            allocator,
+            leases: Leases::default(),
+            admission: parts.admission.clone(),
+        };
         let server = ApiServer { router: router(&Arc::new(Front { registry, parts })) };
         let client = server.client(UserInfo::new("system:apiserver", &["system:masters"]));
         system::namespaces(&client).await.context("the system namespaces cannot be made")?;

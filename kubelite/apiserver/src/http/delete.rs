@@ -16,7 +16,7 @@ pub(super) async fn delete(
     asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
-    let form = negotiate::accept(&asked.headers)?;
+    let form = asked.form()?;
     let options = options(asked)?;
     let name = asked.info.name.clone();
     let mut context = asked.context(resource)?;
@@ -33,7 +33,7 @@ pub(super) async fn collection(
     asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
-    let (_, format) = negotiate::accept(&asked.headers)?;
+    let (_, format) = asked.form()?;
     let options = options(asked)?;
     let query = read::query(asked, resource)?;
     let mut context = asked.context(resource)?;

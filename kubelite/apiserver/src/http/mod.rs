@@ -8,6 +8,7 @@
 mod body;
 mod delete;
 mod negotiate;
+mod patch;
 mod path;
 mod read;
 mod respond;
@@ -25,6 +26,8 @@ use kubelite_api::status::ApiError;
 
 pub use negotiate::Format;
 pub use respond::value as respond_value;
+
+use negotiate::{Include, View};
 
 use crate::auth::layers::{authenticate, authorize};
 use crate::parts::Parts;
@@ -83,6 +86,11 @@ impl Asked {
         let info = parts.extensions.get::<RequestInfo>().cloned().ok_or_else(missing)?;
         let body = body::read(body).await?;
         Ok(Asked { user, info, query: path::Query::parse(&parts.uri)?, headers: parts.headers, body })
+    }
+
+    /// In which form the answer is wanted.
+    fn form(&self) -> Result<(View, Format), ApiError> {
+        negotiate::accept(&self.headers, Include::parse(self.query.get("includeObject"))?)
     }
 
     fn context(&self, resource: &'static Resource) -> Result<Context<'_>, ApiError> {
@@ -151,7 +159,7 @@ async fn resource(front: &Arc<Front>, request: Request) -> Result<Response, ApiE
         ("create", "eviction") => delete::evict(front, &asked, resource).await,
         ("update" | "patch", "scale") => write::scale(front, &asked, resource).await,
         ("update", _) => write::update(front, &asked, resource).await,
-        ("patch", _) => write::patch(front, &asked, resource).await,
+        ("patch", _) => patch::patch(front, &asked, resource).await,
         ("delete", "") => delete::delete(front, &asked, resource).await,
         ("deletecollection", "") => delete::collection(front, &asked, resource).await,
         _ => Err(not_allowed()),

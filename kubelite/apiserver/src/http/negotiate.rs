@@ -10,9 +10,35 @@ pub enum View {
     /// As it is.
     Object,
     /// `meta.k8s.io/v1 Table`.
-    Table,
+    Table(Include),
     /// `meta.k8s.io/v1 PartialObjectMetadata(List)`.
     Metadata,
+}
+
+/// What the rows of a table hold beside their cells: the query's `includeObject`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Include {
+    /// Nothing.
+    None,
+    /// The object's metadata.
+    #[default]
+    Metadata,
+    /// The whole object; kubectl sorts by it.
+    Object,
+}
+
+impl Include {
+    /// From the query; empty is the default.
+    pub fn parse(text: &str) -> Result<Include, ApiError> {
+        match text {
+            "" | "Metadata" => Ok(Include::Metadata),
+            "None" => Ok(Include::None),
+            "Object" => Ok(Include::Object),
+            other => Err(ApiError::bad_request(format!(
+                "includeObject: Unsupported value: \"{other}\": supported values: \"Metadata\", \"None\", \"Object\""
+            ))),
+        }
+    }
 }
 
 /// How it is written.
@@ -25,7 +51,7 @@ pub enum Format {
 }
 
 /// What the client accepts, first come first served among what we can do.
-pub fn accept(headers: &HeaderMap) -> Result<(View, Format), ApiError> {
+pub fn accept(headers: &HeaderMap, include: Include) -> Result<(View, Format), ApiError> {
     let text = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
     for wanted in text.split(',').map(str::trim).filter(|w| !w.is_empty()) {
         let mut parts = wanted.split(';').map(str::trim);
@@ -38,7 +64,7 @@ pub fn accept(headers: &HeaderMap) -> Result<(View, Format), ApiError> {
             |name: &str| wanted.split(';').find_map(|p| p.trim().strip_prefix(name)).unwrap_or_default();
         let view = match (parameter("as="), parameter("g="), parameter("v=")) {
             ("", ..) => View::Object,
-            ("Table", "meta.k8s.io", "v1") => View::Table,
+            ("Table", "meta.k8s.io", "v1") => View::Table(include),
             ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => View::Metadata,
             _ => continue,
         };
@@ -69,7 +95,8 @@ mod tests {
     #[test]
     fn the_first_possible_form_is_taken() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(accept(&headers(kubectl)).unwrap(), (View::Table, Format::Json));
+        let accept = |headers: &HeaderMap| accept(headers, Include::Object);
+        assert_eq!(accept(&headers(kubectl)).unwrap(), (View::Table(Include::Object), Format::Json));
         let typed = "application/vnd.kubernetes.protobuf, */*";
         assert_eq!(accept(&headers(typed)).unwrap(), (View::Object, Format::Json));
         assert_eq!(accept(&headers("text/html")).unwrap_err().code, 406);

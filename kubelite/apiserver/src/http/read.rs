@@ -17,7 +17,7 @@ pub(super) async fn get(
     asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
-    let form = negotiate::accept(&asked.headers)?;
+    let form = asked.form()?;
     let current = front.registry.get(resource, &asked.info.namespace, &asked.info.name).await?;
     Ok(respond::object(resource, StatusCode::OK, current.object, form))
 }
@@ -38,7 +38,7 @@ pub(super) async fn list(
     asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
-    let form = negotiate::accept(&asked.headers)?;
+    let form = asked.form()?;
     let listed = front.registry.list(resource, &asked.info.namespace, &query(asked, resource)?).await?;
     Ok(respond::list(resource, &listed, form))
 }

@@ -11,7 +11,7 @@ use kubelite_api::status::ApiError;
 use kubelite_api::table;
 use serde_json::{Value, json};
 
-use super::negotiate::{Format, View};
+use super::negotiate::{Format, Include, View};
 use crate::cache::Entry;
 use crate::registry::Listed;
 use crate::resources::Resource;
@@ -23,7 +23,7 @@ pub fn shown(resource: &Resource, mut object: Value, view: View) -> Value {
     match view {
         View::Object => object,
         View::Metadata => partial(&object),
-        View::Table => table_of(resource, &[object], json!({})),
+        View::Table(include) => table_of(resource, vec![object], json!({}), include),
     }
 }
 
@@ -76,9 +76,9 @@ pub fn with_warnings(mut response: Response, warnings: &[String]) -> Response {
 /// A list; the objects' bytes are sent as they lie in the cache.
 pub fn list(resource: &Resource, listed: &Listed, (view, format): (View, Format)) -> Response {
     let metadata = list_metadata(listed);
-    if view == View::Table {
+    if let View::Table(include) = view {
         let objects: Vec<Value> = listed.entries.iter().map(|entry| parsed(resource, entry)).collect();
-        return value(StatusCode::OK, &table_of(resource, &objects, metadata), format);
+        return value(StatusCode::OK, &table_of(resource, objects, metadata, include), format);
     }
     let (kind, version) = match view {
         View::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
@@ -137,25 +137,27 @@ fn partial(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }
 
-fn table_of(resource: &Resource, objects: &[Value], mut metadata: Value) -> Value {
+fn table_of(resource: &Resource, objects: Vec<Value>, mut metadata: Value, include: Include) -> Value {
     let now = Timestamp::now();
     let stored = resource.stored();
     let columns: Vec<Value> = table::columns(stored.group, stored.kind).iter().map(|c| json!({
         "name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority,
     })).collect();
-    let rows: Vec<Value> = objects
-        .iter()
-        .map(|object| {
-            json!({
-                "cells": table::cells(stored.group, stored.kind, object, now), "object": partial(object),
-            })
-        })
-        .collect();
-    if let [object] = objects
+    if let [object] = objects.as_slice()
         && metadata.get("resourceVersion").is_none()
     {
         metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
     }
+    let row = |object: Value| {
+        let cells = table::cells(stored.group, stored.kind, &object, now);
+        let object = match include {
+            Include::None => Value::Null,
+            Include::Metadata => partial(&object),
+            Include::Object => object,
+        };
+        json!({"cells": cells, "object": object})
+    };
+    let rows: Vec<Value> = objects.into_iter().map(row).collect();
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns, "rows": rows})
 }
 

@@ -1,7 +1,7 @@
 //! Watch: a cursor over the ring of a resource's changes, as a stream of JSON lines.
 //!
-//! Nothing is queued per watcher: a client that reads slowly leaves its cursor behind, and if the ring has passed it by then it
-//! is told 410 and lists again.
+//! Hardly anything is queued per watcher: changes are taken from the ring by the handful and written as the client reads them. One
+//! that reads slowly leaves its cursor behind, and if the ring has passed it by then it is told 410 and lists again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until};
 
-use super::negotiate::{self, View};
+use super::negotiate::View;
 use super::{Asked, Front, read, respond};
 use crate::cache::{Cache, Caches, Change, Entry};
 use crate::registry::{ListQuery, parse_version};
@@ -28,6 +28,8 @@ use crate::storage::Revision;
 const DEFAULT_SECONDS: u64 = 1800;
 /// Between two bookmarks.
 const BOOKMARKS: Duration = Duration::from_secs(60);
+/// Changes that a watcher takes from the ring at once.
+const BATCH: usize = 64;
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Starts a watch.
@@ -36,11 +38,16 @@ pub(super) async fn watch(
     asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
-    let (view, _) = negotiate::accept(&asked.headers)?;
+    let (view, _) = asked.form()?;
     let query = read::query(asked, resource)?;
     let requested =
         asked.query.number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
     let seconds = requested.unwrap_or_else(|| DEFAULT_SECONDS + u64::from(rand::random::<u16>() % 1800));
+    let version = parse_version(asked.query.get("resourceVersion"))?;
+    let streamed_list = asked.query.is_true("sendInitialEvents");
+    if streamed_list {
+        front.registry.reach(version).await?;
+    }
     let caches = front.registry.caches.clone();
     let cache = caches.of(resource);
     let mut watcher = Watcher {
@@ -58,8 +65,12 @@ pub(super) async fn watch(
         cache,
         caches,
     };
-    watcher
-        .begin(asked.query.is_true("sendInitialEvents"), parse_version(asked.query.get("resourceVersion"))?);
+    match (asked.query.get("sendInitialEvents"), version) {
+        _ if streamed_list => watcher.begin_with_all(true),
+        ("", 0) => watcher.begin_with_all(false),
+        (_, 0) => watcher.cursor = watcher.caches.revision(),
+        _ => watcher.cursor = version,
+    }
     let lines = stream::unfold(watcher, |mut watcher| async move {
         let line = watcher.next().await?;
         Some((Ok::<_, std::convert::Infallible>(line), watcher))
@@ -67,6 +78,13 @@ pub(super) async fn watch(
     let mut response = Response::new(Body::from_stream(lines));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+/// What is to be told next; it becomes bytes when the client is ready for it.
+enum Told {
+    Present(Arc<Entry>),
+    Change(Arc<Change>),
+    Line(Bytes),
 }
 
 struct Watcher {
@@ -80,47 +98,42 @@ struct Watcher {
     changed: Receiver<Revision>,
     /// All changes up to here were told.
     cursor: Revision,
-    ready: VecDeque<Bytes>,
+    ready: VecDeque<Told>,
     end: Instant,
     next_bookmark: Instant,
     over: bool,
 }
 
 impl Watcher {
-    /// Where to begin: with all that is there, or behind a revision that the client has seen.
-    fn begin(&mut self, initial: bool, version: Revision) {
-        if version > 0 && !initial {
-            self.cursor = version;
-            return;
-        }
+    /// Begins with all that is there, and a bookmark behind it if the client wants to know where the present ends.
+    fn begin_with_all(&mut self, bookmark: bool) {
         self.cursor = self.caches.revision();
         let entries = self.cache.list(&self.resource.key_prefix());
         for entry in entries {
             if self.selects(&entry) {
                 // What is newer than the cursor is told here, and must not be told again.
                 self.cursor = self.cursor.max(entry.revision);
-                let line = self.line("ADDED", &entry);
-                self.ready.push_back(line);
+                self.ready.push_back(Told::Present(entry));
             }
         }
-        if initial && self.bookmarks {
-            let line = self.bookmark(true);
-            self.ready.push_back(line);
+        if bookmark && self.bookmarks {
+            self.ready.push_back(Told::Line(self.bookmark(true)));
         }
     }
 
     /// The next line; none when the watch is over.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(line) = self.ready.pop_front() {
-                return Some(line);
+            while let Some(told) = self.ready.pop_front() {
+                if let Some(line) = self.line_for(told) {
+                    return Some(line);
+                }
             }
             if self.over {
                 return None;
             }
             self.changed.borrow_and_update();
-            self.collect();
-            if !self.ready.is_empty() {
+            if self.collect() {
                 continue;
             }
             let wake = if self.bookmarks { self.next_bookmark.min(self.end) } else { self.end };
@@ -135,31 +148,37 @@ impl Watcher {
     fn rest(&mut self) {
         self.over = Instant::now() >= self.end;
         self.next_bookmark = Instant::now() + BOOKMARKS;
+        self.collect();
         if self.bookmarks {
-            self.collect();
-            let line = self.bookmark(false);
-            self.ready.push_back(line);
+            self.ready.push_back(Told::Line(self.bookmark(false)));
         }
     }
 
-    fn collect(&mut self) {
+    /// Takes the next changes from the ring; whether there were any.
+    fn collect(&mut self) -> bool {
         // Read first: what the ring then holds is complete up to here.
         let seen = self.caches.revision();
-        match self.cache.changes_after(self.cursor) {
+        match self.cache.changes_after(self.cursor, BATCH) {
             Ok(changes) => {
-                for change in &changes {
-                    self.cursor = change.revision;
-                    let line = self.told(change);
-                    self.ready.extend(line);
-                }
-                self.cursor = self.cursor.max(seen);
+                let last = changes.last().map_or(self.cursor, |change| change.revision);
+                self.cursor = if changes.len() < BATCH { last.max(seen) } else { last };
+                self.ready.extend(changes.into_iter().map(Told::Change));
             }
             Err(too_old) => {
                 let text = format!("too old resource version: {} ({})", self.cursor, too_old.oldest);
-                self.ready
-                    .push_back(line_of("ERROR", &ApiError::expired(text).to_status().to_string().into()));
-                self.over = true;
+                let status = ApiError::expired(text).to_status().to_string();
+                self.ready.push_back(Told::Line(line_of("ERROR", &status.into())));
+                (self.over, self.bookmarks) = (true, false);
             }
+        }
+        !self.ready.is_empty()
+    }
+
+    fn line_for(&self, told: Told) -> Option<Bytes> {
+        match told {
+            Told::Present(entry) => Some(self.line("ADDED", &entry)),
+            Told::Change(change) => self.told(&change),
+            Told::Line(line) => Some(line),
         }
     }
 

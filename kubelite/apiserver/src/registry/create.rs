@@ -1,5 +1,7 @@
 //! Create: names, what only the server sets, and the retries of a generated name.
 
+use std::time::Instant;
+
 use jiff::Timestamp;
 use kubelite_api::status::ApiError;
 use kubelite_api::{names, object};
@@ -39,8 +41,10 @@ impl Registry {
     async fn create_once(&self, context: Context<'_>, mut object: Value) -> Result<Value, ApiError> {
         let resource = context.resource;
         prepare_metadata(context, &mut object)?;
-        resource.strategy.prepare_create(&self.allocator, &mut object)?;
+        let claims = self.allocator.claims();
+        resource.strategy.prepare_create(&claims, &mut object)?;
         self.admit(context, Operation::Create, &mut object, None).await?;
+        resource.strategy.derive(&mut object);
         apply_defaults(resource, &mut object);
         check(resource, &object, None)?;
         if context.dry_run {
@@ -49,14 +53,20 @@ impl Registry {
         let name = object::name(&object).to_owned();
         let key = resource.key(object::namespace(&object), &name);
         let lease = match resource.strategy.time_to_live() {
-            Some(seconds) => Some(self.storage.grant(seconds).await.map_err(unavailable)?),
+            Some(seconds) => {
+                Some(self.leases.take(&self.storage, seconds, Instant::now()).await.map_err(unavailable)?)
+            }
             None => None,
         };
         let revision = match self.storage.create(&key, encode(&object)?, lease).await {
             Err(StorageError::Exists(_)) => {
                 return Err(ApiError::already_exists(&resource.qualified(), &name));
             }
-            other => other.map_err(unavailable)?,
+            Err(error) => {
+                self.leases.forget().await;
+                return Err(unavailable(error));
+            }
+            Ok(revision) => revision,
         };
         self.settle(revision).await;
         object::set_resource_version(&mut object, &revision.to_string());

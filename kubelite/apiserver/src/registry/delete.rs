@@ -95,8 +95,8 @@ impl Registry {
         let listed = self.list(context.resource, &context.request.namespace, query).await?;
         let mut deleted = Vec::with_capacity(listed.entries.len());
         for entry in &listed.entries {
-            let request =
-                crate::request::RequestInfo { namespace: entry.namespace.clone(), ..context.request.clone() };
+            let (namespace, name) = (entry.namespace.clone(), entry.name.clone());
+            let request = crate::request::RequestInfo { namespace, name, ..context.request.clone() };
             match self.delete(Context { request: &request, ..context }, &entry.name, options).await {
                 Ok(Deleted::Gone(object) | Deleted::Begun(object)) => deleted.push(object),
                 Err(error) if error.is_not_found() => {}

@@ -10,7 +10,7 @@ use kubelite_api::status::ApiError;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{CATCH_UP, Registry, unavailable};
+use super::{Registry, unavailable};
 use crate::cache::Entry;
 use crate::resources::Resource;
 use crate::storage::{ListOptions, Revision, StorageError};
@@ -46,6 +46,11 @@ impl Default for ListQuery {
 }
 
 impl ListQuery {
+    /// Whether there is no selector.
+    fn selects_all(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
     /// Whether an object is selected.
     pub fn selects(&self, resource: &Resource, entry: &Entry) -> bool {
         self.labels.matches(&entry.labels) && self.fields.matches(|path| entry.field(resource, path))
@@ -93,22 +98,14 @@ impl Registry {
             return self.list_at(resource, &prefix, query, token.rv, Some(token.start)).await;
         }
         let wanted = parse_version(&query.version)?;
+        self.reach(wanted).await?;
         if query.exact && wanted > 0 {
             return self.list_at(resource, &prefix, query, wanted, None).await;
-        }
-        if wanted > 0 && !self.caches.wait_for(wanted, CATCH_UP).await {
-            let mut error = ApiError::new(
-                504,
-                "Timeout",
-                format!("Too large resource version: {wanted}, current: {}", self.caches.revision()),
-            );
-            error.details = json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}], "retryAfterSeconds": 1});
-            return Err(error);
         }
         let revision = self.caches.revision();
         let entries = self.caches.of(resource).list(&prefix);
         // Read before the entries: an entry may be newer, never older, and a watch from here tells it again.
-        Ok(self.page(resource, entries, revision, query))
+        Ok(cut(resource, entries, revision, query, 0))
     }
 
     /// As of one revision, from the store.
@@ -120,37 +117,16 @@ impl Registry {
         revision: Revision,
         after: Option<String>,
     ) -> Result<Listed, ApiError> {
-        let options = ListOptions { revision, limit: 0, after: after.clone() };
+        // The store can count what a page asks for, unless a selector has a say in it.
+        let limit = if query.selects_all() { i64::try_from(query.limit).unwrap_or(0) } else { 0 };
+        let options = ListOptions { revision, limit, after: after.clone() };
         let page = match self.storage.list(prefix, options).await {
             Err(StorageError::Compacted { .. }) => return Err(self.expired(after.is_some(), prefix, after)),
             other => other.map_err(unavailable)?,
         };
         let entries =
             page.items.iter().filter_map(|kv| Entry::read(resource.stored(), kv)).map(Arc::new).collect();
-        Ok(self.page(resource, entries, revision, query))
-    }
-
-    fn page(
-        &self,
-        resource: &'static Resource,
-        entries: Vec<Arc<Entry>>,
-        revision: Revision,
-        query: &ListQuery,
-    ) -> Listed {
-        let stored = resource.stored();
-        let selected = entries.into_iter().filter(|entry| query.selects(stored, entry));
-        if query.limit == 0 {
-            return Listed { entries: selected.collect(), revision, token: String::new(), remaining: None };
-        }
-        let mut entries: Vec<_> = selected.collect();
-        let rest = entries.len().saturating_sub(query.limit);
-        entries.truncate(query.limit);
-        let token = match entries.last() {
-            Some(last) if rest > 0 => make_token(revision, &last.key),
-            _ => String::new(),
-        };
-        let counted = query.labels.is_empty() && query.fields.is_empty() && rest > 0;
-        Listed { entries, revision, token, remaining: counted.then_some(rest) }
+        Ok(cut(resource, entries, revision, query, usize::try_from(page.remaining).unwrap_or(0)))
     }
 
     /// 410 with a token by which the client may go on, if it can live with a list of two revisions.
@@ -168,6 +144,28 @@ impl Registry {
         error.details = json!({"continue": make_token(self.caches.revision(), &start)});
         error
     }
+}
+
+/// A page of `entries`, behind which the store has `further` ones.
+fn cut(
+    resource: &'static Resource,
+    entries: Vec<Arc<Entry>>,
+    revision: Revision,
+    query: &ListQuery,
+    further: usize,
+) -> Listed {
+    let stored = resource.stored();
+    let mut entries: Vec<_> = entries.into_iter().filter(|entry| query.selects(stored, entry)).collect();
+    if query.limit == 0 {
+        return Listed { entries, revision, token: String::new(), remaining: None };
+    }
+    let rest = entries.len().saturating_sub(query.limit) + further;
+    entries.truncate(query.limit);
+    let token = match entries.last() {
+        Some(last) if rest > 0 => make_token(revision, &last.key),
+        _ => String::new(),
+    };
+    Listed { entries, revision, token, remaining: (query.selects_all() && rest > 0).then_some(rest) }
 }
 
 fn make_token(rv: Revision, start: &str) -> String {

@@ -6,6 +6,7 @@
 
 mod create;
 mod delete;
+mod leases;
 mod list;
 mod update;
 
@@ -14,9 +15,10 @@ use std::time::Duration;
 
 use kubelite_api::status::ApiError;
 use kubelite_api::{object, schema, validate};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use delete::{DeleteOptions, Deleted};
+pub use leases::Leases;
 pub(crate) use list::parse_version;
 pub use list::{ListQuery, Listed};
 pub use update::Change;
@@ -54,6 +56,8 @@ pub struct Registry {
     pub caches: Arc<Caches>,
     /// Service addresses and ports.
     pub allocator: Allocator,
+    /// For objects that go by themselves.
+    pub leases: Leases,
     /// What looks at every write.
     pub admission: Vec<Arc<dyn Admission>>,
 }
@@ -88,6 +92,17 @@ impl Registry {
             admission.admit(&attributes, object).await?;
         }
         Ok(())
+    }
+
+    /// Waits until the cache is at least as new as a revision that a client has seen, here or elsewhere.
+    pub(crate) async fn reach(&self, revision: Revision) -> Result<(), ApiError> {
+        if self.caches.wait_for(revision, CATCH_UP).await {
+            return Ok(());
+        }
+        let text = format!("Too large resource version: {revision}, current: {}", self.caches.revision());
+        let mut error = ApiError::new(504, "Timeout", text);
+        error.details = json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}], "retryAfterSeconds": 1});
+        Err(error)
     }
 
     /// Waits until the cache has seen this server's own write.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Context, Current, Registry, TRIES, apply_defaults, check, encode, unavailable};
 use crate::admission::Operation;
 use crate::storage::StorageError;
-use crate::strategy::Part;
+use crate::strategy::{Claims, Part};
 
 /// What no client can change; `managedFields` are not kept.
 const KEPT: [&str; 5] =
@@ -28,7 +28,8 @@ impl Registry {
         let resource = context.resource;
         for _ in 0..TRIES {
             let current = self.get(resource, &context.request.namespace, name).await?;
-            let object = self.prepare(context, name, part, change, &current).await?;
+            let claims = self.allocator.claims();
+            let object = self.prepare(context, name, part, change, &current, &claims).await?;
             if object == current.object || context.dry_run {
                 return Ok(object);
             }
@@ -56,6 +57,7 @@ impl Registry {
         part: Part,
         change: Change<'_>,
         current: &Current,
+        claims: &Claims<'_>,
     ) -> Result<Value, ApiError> {
         let resource = context.resource;
         let old = &current.object;
@@ -69,7 +71,7 @@ impl Registry {
         }
         object::remove_meta(&mut object, "managedFields");
         apply_defaults(resource, &mut object);
-        resource.strategy.prepare_update(&self.allocator, part, &mut object, old)?;
+        resource.strategy.prepare_update(claims, part, &mut object, old)?;
         object::set_resource_version(&mut object, &current.revision.to_string());
         if part == Part::Internal {
             // The server's own change may touch what clients can't: a pod's node, a namespace's finalizers.

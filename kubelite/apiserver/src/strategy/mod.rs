@@ -1,6 +1,6 @@
 //! What a kind does that others don't. Every method has a default, so a kind that needs nothing has no code.
 //!
-//! A strategy is pure, but for the service's allocator, which looks at the cache. Validation by the schema and by
+//! A strategy is pure, but for the service's, which claims addresses from an allocator that looks at the cache. Validation by the schema and by
 //! `kubelite_api::validate` is done by the registry for every kind.
 
 mod event;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 pub use event::{EVENT_FIELDS, Event, from_stored, to_stored};
 pub use pod::{Pod, bind};
-pub use service::{Allocator, Service};
+pub use service::{Allocator, Claims, Service};
 
 /// What part of an object a write is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,14 +34,17 @@ pub trait Strategy: Send + Sync {
     }
 
     /// Before a new object is admitted and validated.
-    fn prepare_create(&self, _allocator: &Allocator, _object: &mut Value) -> Result<(), ApiError> {
+    fn prepare_create(&self, _claims: &Claims<'_>, _object: &mut Value) -> Result<(), ApiError> {
         Ok(())
     }
+
+    /// After admission of a new object: what follows from all that is in it by then.
+    fn derive(&self, _object: &mut Value) {}
 
     /// Before a change is validated: what this part may not write is taken from `old`.
     fn prepare_update(
         &self,
-        _allocator: &Allocator,
+        _claims: &Claims<'_>,
         part: Part,
         object: &mut Value,
         old: &Value,
@@ -120,7 +123,7 @@ pub fn text_at(object: &Value, path: &str) -> String {
 pub struct Plain;
 
 impl Strategy for Plain {
-    fn prepare_update(&self, _: &Allocator, _: Part, _: &mut Value, _: &Value) -> Result<(), ApiError> {
+    fn prepare_update(&self, _: &Claims<'_>, _: Part, _: &mut Value, _: &Value) -> Result<(), ApiError> {
         Ok(())
     }
 }
@@ -129,7 +132,7 @@ impl Strategy for Plain {
 pub struct WithStatus;
 
 impl Strategy for WithStatus {
-    fn prepare_create(&self, _: &Allocator, object: &mut Value) -> Result<(), ApiError> {
+    fn prepare_create(&self, _: &Claims<'_>, object: &mut Value) -> Result<(), ApiError> {
         // A node is registered together with what it can hold; everybody else's status is a controller's matter.
         if object["kind"] != "Node" {
             object["status"] = json!({});
@@ -143,7 +146,7 @@ impl Strategy for WithStatus {
 pub struct Namespace;
 
 impl Strategy for Namespace {
-    fn prepare_create(&self, _: &Allocator, object: &mut Value) -> Result<(), ApiError> {
+    fn prepare_create(&self, _: &Claims<'_>, object: &mut Value) -> Result<(), ApiError> {
         object["spec"] = json!({"finalizers": ["kubernetes"]});
         object["status"] = json!({"phase": "Active"});
         let name = object::name(object).to_owned();
@@ -156,7 +159,7 @@ impl Strategy for Namespace {
 
     fn prepare_update(
         &self,
-        _: &Allocator,
+        _: &Claims<'_>,
         part: Part,
         object: &mut Value,
         old: &Value,
@@ -195,14 +198,14 @@ impl Secret {
 }
 
 impl Strategy for Secret {
-    fn prepare_create(&self, _: &Allocator, object: &mut Value) -> Result<(), ApiError> {
+    fn prepare_create(&self, _: &Claims<'_>, object: &mut Value) -> Result<(), ApiError> {
         Secret::encode(object);
         Ok(())
     }
 
     fn prepare_update(
         &self,
-        _: &Allocator,
+        _: &Claims<'_>,
         _: Part,
         object: &mut Value,
         old: &Value,

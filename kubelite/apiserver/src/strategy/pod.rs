@@ -6,7 +6,7 @@ use kubelite_api::quantity::Quantity;
 use kubelite_api::status::ApiError;
 use serde_json::{Value, json};
 
-use super::{Allocator, Part, Strategy, keep_other_part};
+use super::{Claims, Part, Strategy, keep_other_part};
 
 /// The grace that a pod has if it names none.
 const DEFAULT_GRACE: i64 = 30;
@@ -15,15 +15,20 @@ const DEFAULT_GRACE: i64 = 30;
 pub struct Pod;
 
 impl Strategy for Pod {
-    fn prepare_create(&self, _: &Allocator, object: &mut Value) -> Result<(), ApiError> {
+    fn prepare_create(&self, _: &Claims<'_>, object: &mut Value) -> Result<(), ApiError> {
         object::set_generation(object, 1);
-        object["status"] = json!({"phase": "Pending", "qosClass": quality_of_service(object)});
+        object["status"] = json!({"phase": "Pending"});
         Ok(())
+    }
+
+    fn derive(&self, object: &mut Value) {
+        // Limit ranges may have given the containers requests and limits.
+        object["status"]["qosClass"] = json!(quality_of_service(object));
     }
 
     fn prepare_update(
         &self,
-        _: &Allocator,
+        _: &Claims<'_>,
         part: Part,
         object: &mut Value,
         old: &Value,
@@ -53,6 +58,15 @@ pub fn bind(pod: &mut Value, binding: &Value, now: Timestamp) -> Result<(), ApiE
     let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
     if node.is_empty() {
         return Err(ApiError::bad_request("the Binding names no node in target.name"));
+    }
+    // The scheduler decided about one pod; another one of that name is none of its business.
+    let seen = [
+        ("UID", object::uid(binding), object::uid(pod)),
+        ("ResourceVersion", object::resource_version(binding), object::resource_version(pod)),
+    ];
+    if let Some((what, seen, is)) = seen.into_iter().find(|(_, seen, is)| !seen.is_empty() && seen != is) {
+        let why = format!("Precondition failed: {what} in precondition: {seen}, {what} in object meta: {is}");
+        return Err(ApiError::conflict("pods/binding", &name, &why));
     }
     if object::deletion_timestamp(pod).is_some() {
         let why = format!("pod {name} is being deleted, cannot be assigned to a host");
