@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
 use crate::error::Error;
 
@@ -19,7 +19,8 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("make the directory", path))
 }
 
-/// Holds `flock` on a file until it is dropped; the kernel also lets go when the process dies.
+/// Holds `flock` on a file until it is dropped; the kernel also lets go when the process dies and with it every program that it started
+/// under the lock. So a DEL waits for the `nft` of an ADD that was killed, which would otherwise write its rules after the DEL's.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -32,6 +33,9 @@ impl Lock {
         let path = dir.join(LOCK);
         let open = no_link().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = open.map_err(Error::io("open the lock", &path))?;
+        // A program that is started now inherits the file.
+        fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))
+            .map_err(|errno| Error::io("share the lock", &path)(errno.into()))?;
         file.lock().map_err(Error::io("take the lock", &path))?;
         Ok(Lock { _file: file })
     }
