@@ -160,9 +160,7 @@ impl<'a> Network<'a> {
         for record in &stale {
             host::delete_link(&self.netlink, &record.host_interface).await?;
         }
-        if stale.iter().any(Record::needs_nat) {
-            self.write_rules(&kept)?;
-        }
+        self.withdraw(&stale, &kept)?;
         self.records.retain(valid)?;
         drop(lock);
         self.pool.retain(valid)
@@ -190,14 +188,25 @@ impl<'a> Network<'a> {
 
     /// The rules go before the record: if they cannot, the next DEL still knows of them.
     fn forget(&self, owner: &Attachment) -> Result<(), Error> {
-        if self.records.get(owner)?.is_some_and(|record| record.needs_nat()) {
+        if let Some(record) = self.records.get(owner)?.filter(Record::needs_nat) {
             let _lock = self.records.lock()?;
             let mut others = self.records.all()?;
             others.retain(|record| record.attachment() != *owner);
-            self.write_rules(&others)?;
+            self.withdraw(&[record], &others)?;
             return self.records.remove(owner);
         }
         self.records.remove(owner)
+    }
+
+    /// Takes out of the kernel what `gone` wanted of NAT and none of `others` wants. `route_localnet` goes before the rules that make it
+    /// harmless do.
+    fn withdraw(&self, gone: &[Record], others: &[Record]) -> Result<(), Error> {
+        if !gone.iter().any(Record::needs_nat) {
+            return Ok(());
+        }
+        let (before, after) = (nat::localnet_bridges(gone), nat::localnet_bridges(others));
+        before.difference(&after).try_for_each(|bridge| host::forbid_localnet(bridge))?;
+        self.write_rules(others)
     }
 
     fn write_rules(&self, records: &[Record]) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! Plugins that are not built in: the configuration that flannel makes for them, and running them.
 //!
-//! The configuration is kept in `<dataDir>/<container>`, because at DEL subnet.env may say something else or nothing any more.
+//! The configuration is kept in `<dataDir>/<container>`, because at DEL subnet.env may say something else or nothing any more. A further
+//! interface of the same container has `<dataDir>/<container>:<interface>`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -57,11 +58,11 @@ pub fn status(request: &Request, config: &Config, env: &SubnetEnv) -> Result<(),
 /// GC: the specification wants it handed on. Afterwards the configurations of this network that nobody needs any more go.
 pub fn gc(request: &Request, config: &Config, valid: &BTreeSet<Attachment>) -> Result<(), Error> {
     let mut kept = Vec::new();
-    for (container, path) in files::list(&config.data_dir)? {
+    for (file, path) in files::list(&config.data_dir)? {
         let text = files::read(&path)?.unwrap_or_default();
         let netconf: BTreeMap<String, Value> = serde_json::from_str(&text).unwrap_or_default();
         if netconf.get("name").and_then(Value::as_str) == Some(&config.name) {
-            kept.push((container, path, netconf));
+            kept.push((file, path, netconf));
         }
     }
     // Without subnet.env any kept configuration names the delegate and its IPAM as well.
@@ -73,8 +74,7 @@ pub fn gc(request: &Request, config: &Config, valid: &BTreeSet<Attachment>) -> R
     let key = "cni.dev/valid-attachments";
     netconf.insert(key.into(), request.config.get(key)?.value().clone());
     execute(&config.delegate.plugin, &request.path, &Value::from_iter(netconf).to_string())?;
-    let stale =
-        kept.iter().filter(|(container, ..)| !valid.iter().any(|owner| owner.container == *container));
+    let stale = kept.iter().filter(|(file, ..)| !valid.iter().any(|owner| is_of(file, owner)));
     stale.map(|(_, path, _)| path).try_for_each(|path| files::remove(path))
 }
 
@@ -113,9 +113,23 @@ pub fn netconf(
     Ok(netconf)
 }
 
-/// Keyed as flannel's plugin does it, so that either can delete what the other added.
+/// The interface that runtimes make first, and mostly only. Its file has the name that flannel's plugin gives it, so that either can delete
+/// what the other added; flannel's has that one file for all interfaces of a container, and forgets all but the last.
+const FIRST: &str = "eth0";
+
 fn state(config: &Config, owner: &Attachment) -> PathBuf {
-    config.data_dir.join(&owner.container)
+    let Attachment { container, interface } = owner;
+    // Neither name can contain a colon.
+    let file = if interface == FIRST { container.clone() } else { format!("{container}:{interface}") };
+    config.data_dir.join(file)
+}
+
+/// Is a file of this name in use as long as `owner` is? A bare container id may be flannel's, and then of any interface.
+fn is_of(file: &str, owner: &Attachment) -> bool {
+    match file.split_once(':') {
+        Some((container, interface)) => owner.container == container && owner.interface == interface,
+        None => owner.container == file,
+    }
 }
 
 fn plugin_of(path: &Path, text: &str) -> Result<String, Error> {

@@ -37,6 +37,7 @@ pub async fn ensure_bridge(netlink: &Netlink, plan: &Bridge) -> Result<Link, Err
         netlink.set_mtu(bridge.index, mtu).await.map_err(Error::kernel(step()))?;
     }
     set_addresses(netlink, &bridge, plan).await?;
+    refuse_routers(&plan.name)?;
     if !bridge.up {
         netlink.set_up(bridge.index, true).await.map_err(Error::kernel(step()))?;
     }
@@ -47,16 +48,15 @@ pub async fn ensure_bridge(netlink: &Netlink, plan: &Bridge) -> Result<Link, Err
 /// subnet that is another node's by now.
 async fn set_addresses(netlink: &Netlink, bridge: &Link, plan: &Bridge) -> Result<(), Error> {
     let step = || format!("set the addresses of the bridge {}", plan.name);
-    if plan.addresses.iter().any(|address| address.is_ipv6()) {
-        no_dad(&bridge.name)?;
-    }
-    let present = netlink.addresses(Some(bridge.index)).await.map_err(Error::kernel(step()))?;
-    let stale = |net: &&ipnetwork::IpNetwork| {
+    let present = async || netlink.addresses(Some(bridge.index)).await.map_err(Error::kernel(step()));
+    let stale = |net: &ipnetwork::IpNetwork| {
         plan.overlay.iter().any(|overlay| overlay.contains(net.ip())) && !plan.addresses.contains(net)
     };
-    for net in present.iter().map(|address| &address.net).filter(stale) {
-        netlink.delete_address(bridge.index, *net).await.map_err(Error::kernel(step()))?;
+    for address in present().await?.iter().filter(|address| stale(&address.net)) {
+        netlink.delete_address(bridge.index, address.net).await.map_err(Error::kernel(step()))?;
     }
+    // Looked at again: with an IPv4 address the kernel deletes others of its subnet.
+    let present = present().await?;
     for net in plan.addresses.iter().filter(|net| !present.iter().any(|address| address.net == **net)) {
         netlink.add_address(bridge.index, *net).await.map_err(Error::kernel(step()))?;
     }
@@ -104,10 +104,21 @@ pub async fn link(netlink: &Netlink, name: &str) -> Result<Option<Link>, Error> 
     netlink.link_by_name(name).await.map_err(Error::kernel(format!("look up the interface {name}")))
 }
 
-/// Addresses here are unique by reservation; waiting a second to see whether a neighbour objects only delays the pod.
-pub fn no_dad(interface: &str) -> Result<(), Error> {
-    sysctl::set(&format!("net/ipv6/conf/{interface}/accept_dad"), "0")
-        .map_err(Error::kernel(format!("switch off duplicate address detection on {interface}")))
+/// A pod that advertises itself as an IPv6 router must not be believed (CVE-2020-10749): every route here is planned.
+pub fn refuse_routers(interface: &str) -> Result<(), Error> {
+    if !Path::new("/proc/sys/net/ipv6").exists() {
+        return Ok(()); // a kernel without IPv6
+    }
+    sysctl::set(&format!("net/ipv6/conf/{interface}/accept_ra"), "0")
+        .map_err(Error::kernel(format!("refuse router advertisements on {interface}")))
+}
+
+/// Takes back that 127.0.0.0/8 is routed over a bridge; one that is gone is fine.
+pub fn forbid_localnet(bridge: &str) -> Result<(), Error> {
+    match sysctl::set(&format!("net/ipv4/conf/{bridge}/route_localnet"), "0") {
+        Err(hostnet::Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        set => set.map_err(Error::kernel(format!("keep 127.0.0.0/8 off the bridge {bridge}"))),
+    }
 }
 
 /// Is this path a namespace that is not the host's?

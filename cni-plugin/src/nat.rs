@@ -6,9 +6,14 @@
 //!  what leaves ──► postrouting: a reply must come back by way of the node where the client would otherwise be answered by a stranger
 //! ```
 //!
+//! A host port can be reached at 127.0.0.1 as well, for which the kernel must be told to route such addresses over the bridge
+//! (`route_localnet`). It would then also take them from the bridge, and a pod could talk to what listens on the node's loopback
+//! (CVE-2020-8558): the chain `martians` stands against that as long as the setting does.
+//!
 //! The table is written anew as a whole, in one transaction, from the records on disk. So there is no rule to search for on DEL, what a
 //! killed plugin left behind goes with the next change, and connections that exist already are not touched.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -39,14 +44,20 @@ pub fn ruleset(network: &str, records: &[Record]) -> String {
     text
 }
 
-/// Priorities: host ports before Services (-100 is where they are resolved), masquerading where it belongs.
+/// Priorities: host ports after Services, which are resolved at -100: otherwise a pod could ask for a Service's port and get its clients
+/// (CVE-2019-9946). Masquerading before flanneld's, which is at 100 and would let replies within the network pass.
 const HOOKS: &str = "\
+ chain martians {
+  type filter hook prerouting priority -300; policy accept;
+  iif != lo ip daddr 127.0.0.0/8 drop
+  iif != lo ip saddr 127.0.0.0/8 drop
+ }
  chain prerouting {
-  type nat hook prerouting priority -101; policy accept;
+  type nat hook prerouting priority -99; policy accept;
   fib daddr type local jump hostports
  }
  chain output {
-  type nat hook output priority -101; policy accept;
+  type nat hook output priority -99; policy accept;
   fib daddr type local jump hostports
  }
  chain postrouting {
@@ -130,6 +141,14 @@ fn masquerade(record: &Record) -> Vec<String> {
         Some(format!("{family} saddr {} {} masquerade", address.ip(), outside.join(" ")))
     };
     record.addresses.iter().filter_map(rule).collect()
+}
+
+/// The bridges that need `route_localnet`.
+pub fn localnet_bridges(records: &[Record]) -> BTreeSet<&str> {
+    let needs = |record: &&Record| {
+        !record.port_mappings.is_empty() && record.addresses.iter().any(IpNetwork::is_ipv4)
+    };
+    records.iter().filter(needs).map(|record| record.bridge.as_str()).collect()
 }
 
 /// Two attachments cannot have the same port of the same address: the first rule would win and the other pod would wait for ever.

@@ -5,7 +5,7 @@ use std::path::Path;
 use hostnet::{Address, Link, Netlink, Route, netns};
 
 use crate::error::Error;
-use crate::host::{delete_link, link, no_dad};
+use crate::host::{delete_link, link, refuse_routers};
 use crate::plan::Plan;
 
 /// What stands in a container's namespace, for CHECK.
@@ -26,9 +26,7 @@ pub fn configure(namespace: &Path, plan: &Plan) -> Result<Link, Error> {
         let step = || format!("set up {name} in the container");
         let missing = || Error::damaged(name, "the container has no such interface");
         let inner = link(netlink, name).await?.ok_or_else(missing)?;
-        if plan.addresses.iter().any(ipnetwork::IpNetwork::is_ipv6) {
-            no_dad(name)?;
-        }
+        refuse_routers(name)?;
         for address in &plan.addresses {
             netlink.add_address(inner.index, *address).await.map_err(Error::kernel(step()))?;
         }

@@ -143,6 +143,22 @@ fn a_former_leases_gateway_leaves_the_bridge() {
     assert!(!addresses.iter().any(|address| address.net.to_string() == "10.5.1.1/24"), "{addresses:?}");
 }
 
+/// The kernel deletes an IPv4 address's secondaries with it.
+#[test]
+fn a_former_gateway_of_the_same_subnet_takes_nothing_along() {
+    let node = Node::new("10.5.1.1/24");
+    netlink(node.ns.path(), async |netlink| {
+        netlink.add_bridge("cni0").await.unwrap();
+        let index = netlink.link_by_name("cni0").await.unwrap().unwrap().index;
+        for text in ["10.5.1.9/24", "10.5.1.1/24"] {
+            netlink.add_address(index, text.parse().unwrap()).await.unwrap();
+        }
+    });
+    let pod = namespace("pod");
+    node.add("pod", &pod).unwrap();
+    assert!(pings(&pod, "10.5.1.1"));
+}
+
 #[test]
 fn loopback_under_its_own_name() {
     let node = Node::new("10.5.1.1/24");

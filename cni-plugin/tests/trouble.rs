@@ -262,6 +262,34 @@ fn another_plugin_is_delegated_to() {
     assert!(text(&error).contains("failed to find plugin \"missing\" in path"), "{error}");
 }
 
+/// Each interface of a container is deleted with what was kept for it, and not with the other's.
+#[test]
+fn two_delegated_interfaces_of_one_container() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut node = Node::new("10.5.1.1/24");
+    let bin = node.dir.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let seen = node.dir.path().join("seen");
+    let script = format!(
+        "#!/bin/sh\necho $CNI_COMMAND $CNI_IFNAME $(grep -o 'mark\":[0-9]*') >> {}\necho '{{}}'\n",
+        seen.display()
+    );
+    std::fs::write(bin.join("recorder"), script).unwrap();
+    std::fs::set_permissions(bin.join("recorder"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let pod = namespace("pod");
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_flannel"));
+    for (mark, interface) in [(1, "eth0"), (2, "net1")] {
+        node.config["delegate"] = json!({ "type": "recorder", "mark": mark });
+        node.run_as(program, "ADD", ("pod", interface), Some(pod.path()), &node.config).unwrap();
+    }
+    for interface in ["eth0", "net1", "net1", "eth0"] {
+        node.run_as(program, "DEL", ("pod", interface), Some(pod.path()), &node.config).unwrap();
+    }
+    let expected = "ADD eth0 mark\":1\nADD net1 mark\":2\nDEL eth0 mark\":1\nDEL net1 mark\":2\n";
+    assert_eq!(std::fs::read_to_string(&seen).unwrap(), expected);
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
 impl Node {
     fn pod(&self, name: &str) -> common::Pod {
         let ns = namespace(name);

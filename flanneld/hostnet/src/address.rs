@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use futures::TryStreamExt;
 use ipnetwork::IpNetwork;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use nix::errno::Errno;
 
 use crate::error::{during, unless};
@@ -27,8 +27,15 @@ impl Netlink {
     }
 
     /// Gives a link an address; one that is there is fine.
+    ///
+    /// It can be used when this returns. For IPv6 the kernel would first ask the link for a duplicate, a second long; addresses of this
+    /// network are unique because they are leased.
     pub async fn add_address(&self, index: u32, net: IpNetwork) -> Result<()> {
-        let added = self.handle.address().add(index, net.ip(), net.prefix()).execute().await;
+        let mut request = self.handle.address().add(index, net.ip(), net.prefix());
+        if net.is_ipv6() {
+            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        let added = request.execute().await;
         unless(added.map_err(during(|| format!("add the address {net} to link {index}"))), &[Errno::EEXIST])
     }
 
@@ -41,6 +48,19 @@ impl Netlink {
             unless(deleted, &[Errno::EADDRNOTAVAIL, Errno::ENODEV])?;
         }
         Ok(())
+    }
+
+    /// Makes `net` the only address of its family that a link has, apart from IPv6's link-local ones.
+    pub async fn replace_address(&self, index: u32, net: IpNetwork) -> Result<()> {
+        let other = |present: &IpNetwork| {
+            let link_local = matches!(present, IpNetwork::V6(v6) if v6.ip().is_unicast_link_local());
+            *present != net && present.is_ipv4() == net.is_ipv4() && !link_local
+        };
+        for address in self.addresses(Some(index)).await?.iter().filter(|address| other(&address.net)) {
+            self.delete_address(index, address.net).await?;
+        }
+        // Last, because IPv4's first address of a subnet takes the others with it.
+        self.add_address(index, net).await
     }
 
     async fn messages(&self, index: Option<u32>) -> Result<Vec<AddressMessage>> {

@@ -1,4 +1,4 @@
-//! The host's network as the kernel tells it: links, addresses and routes by netlink, settings under `/proc/sys`, namespaces,
+//! The host's network as the kernel tells it: links, addresses, routes and neighbours by netlink, settings under `/proc/sys`, namespaces,
 //! and nftables in one transaction.
 //!
 //! What lives here: thin typed calls, IPv4 and IPv6 through the same function. What doesn't: why somebody wants a route.
@@ -6,6 +6,7 @@
 pub mod address;
 pub mod error;
 pub mod link;
+pub mod neighbour;
 pub mod netns;
 pub mod nft;
 pub mod route;
@@ -14,6 +15,7 @@ pub mod sysctl;
 pub use address::Address;
 pub use error::{Error, Result};
 pub use link::Link;
+pub use neighbour::Neighbour;
 pub use route::{Kind, Route};
 
 /// A netlink socket of the calling thread's network namespace. Cheap to clone.

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests too.
 
+use hostnet::neighbour::Table;
 use hostnet::netns::{Named, run_in};
-use hostnet::{Kind, Netlink, Route, nft, sysctl};
+use hostnet::{Kind, Neighbour, Netlink, Route, nft, sysctl};
 use ipnetwork::IpNetwork;
+use rtnetlink::LinkVxlan;
 
 fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()
@@ -66,6 +68,85 @@ fn a_bridge_with_a_port_an_address_and_a_route() {
         netlink.delete_link(left.index).await.unwrap();
         netlink.delete_link(left.index).await.unwrap();
         assert!(netlink.link_by_name("right").await.unwrap().is_none());
+    });
+}
+
+#[test]
+fn an_address_can_be_used_at_once() {
+    inside("dad", async || {
+        let netlink = Netlink::connect().unwrap();
+        netlink.add_veth("left", "right", 1500).await.unwrap();
+        let [left, right] = ["left", "right"].map(|name| netlink.link_by_name(name));
+        for link in [left.await.unwrap().unwrap(), right.await.unwrap().unwrap()] {
+            netlink.set_up(link.index, true).await.unwrap();
+            let net = IpNetwork::new(format!("fd00:9::{}", link.index).parse().unwrap(), 64).unwrap();
+            netlink.add_address(link.index, net).await.unwrap();
+            // While the kernel looks for a duplicate, it knows no such address.
+            std::net::UdpSocket::bind((net.ip(), 0)).unwrap();
+        }
+    });
+}
+
+#[test]
+fn one_address_replaces_the_others() {
+    inside("address", async || {
+        let netlink = Netlink::connect().unwrap();
+        netlink.add_bridge("cni0").await.unwrap();
+        let index = netlink.link_by_name("cni0").await.unwrap().unwrap().index;
+        for text in ["10.9.1.1/24", "10.9.1.9/24", "10.8.1.1/24", "fd00:9::1/64"] {
+            netlink.add_address(index, net(text)).await.unwrap();
+        }
+        for _ in 0..2 {
+            netlink.replace_address(index, net("10.9.1.7/24")).await.unwrap();
+            let present = netlink.addresses(Some(index)).await.unwrap();
+            let mut left: Vec<_> =
+                present.iter().map(|a| a.net).filter(|net| !net.to_string().starts_with("fe80")).collect();
+            left.sort();
+            assert_eq!(left, [net("10.9.1.7/24"), net("fd00:9::1/64")]);
+        }
+    });
+}
+
+/// What a VXLAN backend does for a peer, and takes back.
+#[test]
+fn neighbours_of_a_vxlan() {
+    inside("vxlan", async || {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        let vxlan = LinkVxlan::new("vxlan1", 1).port(8472).learning(false).up().build();
+        handle.link().add(vxlan).execute().await.unwrap();
+        let netlink = Netlink::connect().unwrap();
+        let index = netlink.link_by_name("vxlan1").await.unwrap().unwrap().index;
+        let entry = |table, ip: &str, last| Neighbour {
+            table,
+            index,
+            ip: ip.parse().unwrap(),
+            mac: [2, 0, 0, 0, 0, last],
+            permanent: true,
+        };
+        let of = async |table| netlink.neighbours(index, table).await.unwrap();
+        for (table, ips) in
+            [(Table::Neighbours, ["10.9.1.0", "fd00:9::7"]), (Table::Forwarding, ["192.0.2.7", "192.0.2.8"])]
+        {
+            let [mut one, two] = [entry(table, ips[0], 1), entry(table, ips[1], 2)];
+            for neighbour in [&one, &two, &two] {
+                netlink.replace_neighbour(neighbour).await.unwrap();
+            }
+            let listed: Vec<_> =
+                of(table).await.into_iter().filter(|n| n.permanent && !n.ip.is_multicast()).collect();
+            assert_eq!(listed.len(), 2, "{listed:?}");
+            assert!(listed.contains(&one) && listed.contains(&two), "{listed:?}");
+            match table {
+                Table::Neighbours => one.mac[5] = 9,
+                Table::Forwarding => one.ip = "192.0.2.9".parse().unwrap(),
+            }
+            netlink.replace_neighbour(&one).await.unwrap();
+            assert!(of(table).await.contains(&one), "the peer has moved");
+            for neighbour in [&one, &one, &two] {
+                netlink.delete_neighbour(neighbour).await.unwrap();
+            }
+            assert!(!of(table).await.iter().any(|n| *n == one || *n == two));
+        }
     });
 }
 
