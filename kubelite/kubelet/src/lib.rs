@@ -21,6 +21,7 @@ mod context;
 mod credentials;
 mod env;
 mod images;
+mod logs;
 mod node;
 mod pod;
 mod probes;
@@ -28,6 +29,7 @@ mod relist;
 mod rotate;
 mod run;
 pub mod runtime;
+mod server;
 mod volumes;
 mod writer;
 

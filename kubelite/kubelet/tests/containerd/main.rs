@@ -6,6 +6,7 @@
 mod api;
 mod image;
 mod node;
+mod tls;
 
 use api::Api;
 use node::{IMAGE, Node, wait};

@@ -2,6 +2,7 @@
 
 use crate::api::Api;
 use crate::image;
+use crate::tls::Authority;
 use kubelite_kubelet::Config;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -90,6 +91,8 @@ impl Node {
 
 /// A kubelet's settings with all files below `dir`.
 pub(crate) fn config_at(dir: &Path, socket: &Path) -> Config {
+    let authority = Authority::new();
+    let (serving_certificate, serving_key) = authority.issue(None);
     Config {
         node_name: "kubelet2".into(),
         node_ip: "127.0.0.1".parse().unwrap(),
@@ -99,9 +102,9 @@ pub(crate) fn config_at(dir: &Path, socket: &Path) -> Config {
         cluster_dns: None,
         cluster_domain: "cluster.local".into(),
         listen: "127.0.0.1:0".parse().unwrap(),
-        serving_certificate: String::new(),
-        serving_key: String::new(),
-        client_ca: String::new(),
+        serving_certificate,
+        serving_key,
+        client_ca: authority.certificate,
         labels: BTreeMap::new(),
         cgroup_root: Some(CGROUP.into()),
         max_pods: 110,
