@@ -19,6 +19,7 @@
 mod config;
 mod context;
 mod credentials;
+mod downward;
 mod env;
 mod images;
 mod logs;
