@@ -108,7 +108,7 @@ pub(crate) fn resource(
     let amount = amount.filter(|a| *a > 0.0).or(whole_node.filter(|_| limit)).unwrap_or(0.0);
     let divisor = resources::amount(selector.divisor.as_ref()).filter(|d| *d > 0.0).unwrap_or(1.0);
     // A quotient that is whole but for the last bits of the floating point must not be rounded up.
-    Ok(format!("{:.0}", (amount / divisor - 1e-9).ceil().max(0.0)))
+    Ok(((amount / divisor - 1e-9).ceil() as u64).to_string())
 }
 
 #[cfg(test)]

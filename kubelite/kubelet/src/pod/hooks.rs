@@ -2,12 +2,11 @@
 
 use crate::context::Context;
 use crate::images::Problem;
+use crate::probes::Get;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Pod};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kubelite_informer::EventType::Warning;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// An HTTP hook gets this long.
 const HTTP_LIMIT: Duration = Duration::from_secs(30);
@@ -74,45 +73,14 @@ async fn run(
 }
 
 async fn http_get(context: &Context, pod: &Pod, spec: &Container, get: &HTTPGetAction) -> Result<(), String> {
-    if get.scheme.as_deref() == Some("HTTPS") {
-        return Err("a hook over HTTPS is not supported".into());
+    let ip = match super::spec::host_network(pod) {
+        true => Some(context.config.node_ip),
+        false => context.pod_ip(pod).await.and_then(|ip| ip.parse().ok()),
+    };
+    let request = Get::new(spec, get, ip.ok_or("the pod has no address")?)?;
+    match request.send().await {
+        Ok(200..=399) => Ok(()),
+        Ok(code) => Err(format!("Get \"{request}\": HTTP status {code}")),
+        Err(error) => Err(format!("Get \"{request}\": {error}")),
     }
-    let own = super::spec::host_network(pod).then(|| context.config.node_ip.to_string());
-    let ip = match own {
-        Some(ip) => Some(ip),
-        None => context.pod_ip(pod).await,
-    };
-    let host = get.host.clone().filter(|h| !h.is_empty()).or(ip).ok_or("the pod has no address")?;
-    let port = port(spec, &get.port).ok_or_else(|| format!("there is no port {:?}", get.port))?;
-    let path = get.path.as_deref().unwrap_or("/");
-    let headers: String =
-        get.http_headers.iter().flatten().map(|h| format!("{}: {}\r\n", h.name, h.value)).collect();
-    let text = format!("GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\nConnection: close\r\n{headers}\r\n");
-    let exchange = async {
-        let mut stream = tokio::net::TcpStream::connect((host.as_str(), port)).await?;
-        stream.write_all(text.as_bytes()).await?;
-        let mut answer = vec![];
-        stream.take(4096).read_to_end(&mut answer).await?;
-        std::io::Result::Ok(answer)
-    };
-    let answer = exchange.await.map_err(|e| e.to_string())?;
-    let status = String::from_utf8_lossy(&answer);
-    match status.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok()) {
-        Some(200..=399) => Ok(()),
-        Some(code) => Err(format!("HTTP status {code}")),
-        None => Err("the answer is no HTTP".into()),
-    }
-}
-
-/// A port by number or by its name in the container.
-fn port(spec: &Container, port: &IntOrString) -> Option<u16> {
-    let named = |name: &str| {
-        let ports = spec.ports.iter().flatten();
-        ports.into_iter().find(|p| p.name.as_deref() == Some(name)).map(|p| p.container_port)
-    };
-    let number = match port {
-        IntOrString::Int(number) => Some(*number),
-        IntOrString::String(name) => name.parse().ok().or_else(|| named(name)),
-    };
-    number.and_then(|n| u16::try_from(n).ok())
 }
