@@ -7,10 +7,13 @@
 mod caches;
 mod claim;
 mod context;
+mod daemonset;
 mod deployment;
 mod endpoints;
+mod garbage;
 mod hash;
 mod namespace;
+mod node_affinity;
 mod node_lifecycle;
 mod per_namespace;
 mod pods;

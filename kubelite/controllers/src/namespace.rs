@@ -61,7 +61,7 @@ async fn reconcile(ctx: Context, name: String) -> kube::Result<Option<Duration>>
     let status = reported.status.get_or_insert_default();
     status.phase = Some("Terminating".into());
     status.conditions =
-        Some(conditions(&remains, status.conditions.take().unwrap_or_default(), Timestamp::now()));
+        Some(conditions(&remains, status.conditions.as_deref().unwrap_or_default(), Timestamp::now()));
     let current = match reported.status == namespace.status {
         true => namespace,
         false => api.replace_status(&name, &PostParams::default(), &reported).await?,
@@ -81,9 +81,9 @@ async fn finalize(ctx: &Context, mut namespace: Namespace) -> kube::Result<()> {
     let left: Vec<String> =
         finalizers(&namespace).filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
     namespace.spec.get_or_insert_default().finalizers = Some(left);
-    let body = serde_json::to_vec(&namespace).map_err(kube::Error::SerdeError)?;
     let api: Api<Namespace> = Api::all(ctx.client.clone());
-    match api.replace_subresource("finalize", &namespace.name_any(), &PostParams::default(), &body).await {
+    match api.replace_subresource("finalize", &namespace.name_any(), &PostParams::default(), &namespace).await
+    {
         Err(error) if is_status(&error, 404) => Ok(()),
         outcome => outcome.map(|_| ()),
     }
@@ -137,7 +137,7 @@ fn count(remains: &mut Remains, resource: &ApiResource, objects: &[PartialObject
 }
 
 /// The five conditions of a namespace's deletion (their reasons and texts are those that users know).
-fn conditions(remains: &Remains, old: Vec<NamespaceCondition>, now: Timestamp) -> Vec<NamespaceCondition> {
+fn conditions(remains: &Remains, old: &[NamespaceCondition], now: Timestamp) -> Vec<NamespaceCondition> {
     let listed = |counts: &BTreeMap<String, usize>, what: &str| {
         let parts: Vec<String> =
             counts.iter().map(|(name, n)| format!("{name} {what} {n} resource instances")).collect();
@@ -199,4 +199,24 @@ fn conditions(remains: &Remains, old: Vec<NamespaceCondition>, now: Timestamp) -
         }
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remaining_objects_show_in_the_conditions_and_keep_their_time() {
+        let mut remains = Remains::default();
+        remains.objects.insert("pods.".into(), 2);
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let first = conditions(&remains, &[], at(1));
+        let content = first.iter().find(|c| c.type_ == "NamespaceContentRemaining").unwrap();
+        assert_eq!(
+            (content.status.as_str(), content.reason.as_deref()),
+            ("True", Some("SomeResourcesRemain"))
+        );
+        assert_eq!(conditions(&remains, &first, at(9)), first);
+        assert!(conditions(&Remains::default(), &first, at(9)).iter().all(|c| c.status == "False"));
+    }
 }

@@ -2,7 +2,9 @@
 
 use crate::caches::Caches;
 use crate::context::Context;
-use crate::{deployment, endpoints, namespace, node_lifecycle, per_namespace, replicaset};
+use crate::{
+    daemonset, deployment, endpoints, garbage, namespace, node_lifecycle, per_namespace, replicaset,
+};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use std::sync::Arc;
@@ -38,7 +40,9 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
         ctx.caches.replication_controllers.clone(),
     ));
     tasks.spawn(deployment::run(ctx.clone()));
+    tasks.spawn(daemonset::run(ctx.clone()));
     tasks.spawn(namespace::run(ctx.clone()));
+    tasks.spawn(garbage::run(ctx.clone()));
     tasks.spawn(endpoints::run(ctx.clone()));
     tasks.spawn(node_lifecycle::run(ctx.clone(), config.node_monitor_grace));
     tasks.spawn(per_namespace::service_accounts(ctx.clone()));

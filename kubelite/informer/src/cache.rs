@@ -76,7 +76,7 @@ pub fn version_of<K: Resource>(object: &K) -> u64 {
     object.meta().resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-impl<K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static> Informer<K> {
+impl<K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static> Informer<K> {
     /// Calls `handler` at every change from now on. It runs on the watch's task: it puts keys into queues, no more.
     pub fn on_change(&self, handler: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
         self.handlers.write().push(Box::new(handler));
@@ -139,9 +139,11 @@ impl<K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static> Inf
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => self.event(event),
-                Err(error) => {
-                    tracing::debug!(%error, kind = std::any::type_name::<K>(), "watch was interrupted")
+                // Without its first list this kind holds up those who wait for it, which an operator must see.
+                Err(error) if !*self.synced.borrow() => {
+                    tracing::warn!(%error, kind = %K::kind(&()), "first list failed, will be tried again");
                 }
+                Err(error) => tracing::debug!(%error, kind = %K::kind(&()), "watch was interrupted"),
             }
         }
     }

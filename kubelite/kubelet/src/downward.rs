@@ -1,25 +1,26 @@
 //! The downward API: a pod's own fields and its containers' resources, as text for environments and volumes. Pure.
 
-use crate::pod::{resources, spec};
+use crate::pod::spec;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 use kube::ResourceExt;
+use kubelite_api::quantity::Quantity;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// What a node has for pods; stands in for limits that a container doesn't have.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allocatable {
     /// CPUs.
-    pub(crate) cpus: f64,
+    pub(crate) cpus: u64,
     /// Bytes of memory.
-    pub(crate) memory: f64,
+    pub(crate) memory: u64,
 }
 
 impl Allocatable {
     /// As measured on this machine, and as the Node object says it.
     pub(crate) fn measure() -> Allocatable {
         let memory = crate::node::machine::memory().saturating_sub(crate::node::MEMORY_RESERVE);
-        Allocatable { cpus: crate::node::machine::identity().cpus as f64, memory: memory as f64 }
+        Allocatable { cpus: crate::node::machine::identity().cpus, memory }
     }
 }
 
@@ -97,18 +98,26 @@ pub(crate) fn resource(
         _ => return Err(unsupported()),
     };
     let whole_node = match name {
-        "cpu" => Some(node.cpus),
-        "memory" => Some(node.memory),
-        "ephemeral-storage" => None,
-        name if name.starts_with("hugepages-") => None,
+        "cpu" => node.cpus,
+        "memory" => node.memory,
+        "ephemeral-storage" => 0,
+        name if name.starts_with("hugepages-") => 0,
         _ => return Err(unsupported()),
     };
     let map = if limit { wanted.limits } else { wanted.requests };
-    let amount = resources::amount(map.unwrap_or_default().get(name));
-    let amount = amount.filter(|a| *a > 0.0).or(whole_node.filter(|_| limit)).unwrap_or(0.0);
-    let divisor = resources::amount(selector.divisor.as_ref()).filter(|d| *d > 0.0).unwrap_or(1.0);
-    // A quotient that is whole but for the last bits of the floating point must not be rounded up.
-    Ok(((amount / divisor - 1e-9).ceil() as u64).to_string())
+    let amount = map.unwrap_or_default().get(name).map(|q| milli(&q.0)).unwrap_or(Ok(0))?;
+    let amount = match amount {
+        0 if limit => i64::try_from(whole_node).unwrap_or(i64::MAX).saturating_mul(1000),
+        amount => amount,
+    };
+    let divisor = selector.divisor.as_ref().map(|q| milli(&q.0)).unwrap_or(Ok(0))?;
+    let divisor = if divisor > 0 { divisor } else { 1000 };
+    Ok((amount / divisor + i64::from(amount % divisor > 0)).to_string())
+}
+
+/// Thousandths.
+fn milli(quantity: &str) -> Result<i64, String> {
+    quantity.parse::<Quantity>().map(|q| q.milli_value()).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -147,7 +156,7 @@ mod tests {
 
     #[test]
     fn resources() {
-        let node = Allocatable { cpus: 4.0, memory: 8e9 };
+        let node = Allocatable { cpus: 4, memory: 8_000_000_000 };
         let cases = [
             ("limits.cpu", None, Ok("2")),
             ("limits.cpu", Some("1m"), Ok("1500")),

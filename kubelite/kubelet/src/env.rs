@@ -175,6 +175,10 @@ impl Facts<'_> {
         let Some(entries) = self.entries(kind, name, optional)? else { return Ok(()) };
         for (key, value) in entries {
             let name = format!("{prefix}{key}");
+            // A map may have keys that are no names of variables; the others count.
+            if !kubelite_api::names::env_name(&name).is_empty() {
+                continue;
+            }
             let value = String::from_utf8(value.clone()).map_err(|_| EnvError::NotText(name.clone()))?;
             variables.set(name, value);
         }
@@ -326,7 +330,7 @@ mod tests {
             ((SECRET, "s".into()), entries(&[("bytes", &[0xff])])),
         ]);
         let ips = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-        let node = Allocatable { cpus: 2.0, memory: 1e9 };
+        let node = Allocatable { cpus: 2, memory: 1_000_000_000 };
         let host_ip = "192.0.2.1".parse().unwrap();
         let facts = Facts { pod: &pod, container: &container, pod_ips: &ips, host_ip, maps, node };
         let list = facts.assemble(vec![("SVC".into(), "x".into())]).map_err(|e| e.to_string())?;

@@ -21,6 +21,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::SelectorExt;
 use kubelite_informer::{EventType, Key, Queue, Recorder};
 use plan::{Action, Observed};
+pub(crate) use rolling::scaled;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,12 +95,12 @@ impl Controller {
             status::set_create_error(&mut desired, &message(error), now);
         }
         if deployment.status.as_ref() != Some(&desired) {
-            let changed = Deployment { status: Some(desired), ..(*deployment).clone() };
-            // The resourceVersion is left out: the own annotation of the revision may just have changed it, and the
+            // A patch without resourceVersion: the own annotation of the revision may just have changed it, and the
             // observed generation says which spec this status is about.
-            let changed = without_version(changed);
+            let status = status::patch(deployment.status.as_ref(), &desired);
+            let patch = serde_json::json!({ "metadata": { "uid": deployment.uid() }, "status": status });
             let api = self.ctx.api::<Deployment>(&key.namespace);
-            let written = api.replace_status(&key.name, &PostParams::default(), &changed).await?;
+            let written = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
             self.ctx.caches.deployments.written(written);
         }
         failure.map_or(Ok(planned.look_again), Err)
@@ -177,9 +178,4 @@ impl Controller {
         let text = format!("Scaled {direction} replica set {set} from {from} to {to}");
         self.recorder.record(deployment, EventType::Normal, "ScalingReplicaSet", text);
     }
-}
-
-fn without_version(mut deployment: Deployment) -> Deployment {
-    deployment.metadata.resource_version = None;
-    deployment
 }

@@ -233,3 +233,140 @@ fn resized(view: &View<'_>, set: &Arc<ReplicaSet>, size: i32) -> Option<Action> 
 fn is_complete(view: &View<'_>) -> bool {
     view.new.as_ref().is_some_and(|new| status::available(new) == view.wanted) && view.old_total() == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A deployment whose replica sets do at once what they are told.
+    struct World {
+        deployment: Deployment,
+        sets: Vec<Arc<ReplicaSet>>,
+        made: usize,
+    }
+
+    impl World {
+        fn new(replicas: i32, strategy: &str) -> World {
+            let value = json!({ "metadata": {"name": "web", "namespace": "ns", "uid": "d", "generation": 1},
+                "spec": {"replicas": replicas, "strategy": {"type": strategy}, "progressDeadlineSeconds": 600,
+                    "revisionHistoryLimit": 1, "selector": {"matchLabels": {"a": "b"}},
+                    "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": []}}} });
+            World { deployment: serde_json::from_value(value).unwrap(), sets: vec![], made: 0 }
+        }
+
+        fn set_image(&mut self, image: &str) {
+            let container = serde_json::from_value(json!({"name": "c", "image": image})).unwrap();
+            self.deployment.spec.template.spec.as_mut().unwrap().containers = vec![container];
+        }
+
+        fn step(&mut self) -> usize {
+            let observed = Observed {
+                deployment: &self.deployment,
+                sets: &self.sets,
+                pods: &[],
+                now: Timestamp::UNIX_EPOCH,
+            };
+            let plan = plan(&observed);
+            self.deployment.status = Some(plan.status);
+            let count = plan.actions.len();
+            plan.actions.into_iter().for_each(|action| self.apply(action));
+            count
+        }
+
+        fn apply(&mut self, action: Action) {
+            match action {
+                Action::Create(mut set) => {
+                    self.made += 1;
+                    set.metadata.uid = Some(format!("set-{}", self.made));
+                    self.sets.push(settle(*set));
+                }
+                Action::Update(old, new) => {
+                    let slot = self.sets.iter_mut().find(|set| set.metadata.uid == old.metadata.uid).unwrap();
+                    *slot = settle(*new);
+                }
+                Action::Delete(gone) => self.sets.retain(|set| set.metadata.uid != gone.metadata.uid),
+                Action::Annotate(more) => {
+                    self.deployment.metadata.annotations.get_or_insert_default().extend(more);
+                }
+            }
+        }
+
+        fn settle(&mut self) {
+            for _ in 0..100 {
+                let total: i32 = self.sets.iter().map(|set| replicas(set)).sum();
+                assert!(total <= 10, "{total} replicas");
+                if self.step() == 0 && self.step() == 0 {
+                    return;
+                }
+            }
+            panic!("no end: {:?}", self.sizes());
+        }
+
+        fn sizes(&self) -> Vec<i32> {
+            self.sets.iter().map(|set| replicas(set)).collect()
+        }
+
+        fn reason(&self) -> String {
+            let conditions = self.deployment.status.clone().unwrap().conditions.unwrap();
+            conditions
+                .into_iter()
+                .find(|c| c.type_.as_deref() == Some("Progressing"))
+                .unwrap()
+                .reason
+                .unwrap()
+        }
+    }
+
+    fn settle(mut set: ReplicaSet) -> Arc<ReplicaSet> {
+        let count = replicas(&set);
+        let status = json!({"replicas": count, "readyReplicas": count, "availableReplicas": count});
+        set.status = serde_json::from_value(status).unwrap();
+        Arc::new(set)
+    }
+
+    #[test]
+    fn rollouts_end_with_the_new_template_and_keep_their_history() {
+        for strategy in ["RollingUpdate", "Recreate"] {
+            let mut world = World::new(5, strategy);
+            world.settle();
+            assert_eq!(world.sizes(), [5]);
+            for image in ["one", "two", "three"] {
+                world.set_image(image);
+                world.settle();
+            }
+            assert_eq!(world.sizes(), [0, 5], "{strategy}: the limit leaves one old replica set");
+            assert_eq!(world.deployment.annotations()[revision::REVISION], "4");
+            assert_eq!(world.reason(), "NewReplicaSetAvailable");
+        }
+    }
+
+    #[test]
+    fn going_back_takes_the_old_replica_set_under_a_new_revision() {
+        let mut world = World::new(3, "RollingUpdate");
+        world.set_image("one");
+        world.settle();
+        world.set_image("two");
+        world.settle();
+        world.set_image("one");
+        world.settle();
+        assert_eq!(world.sizes(), [3, 0]);
+        assert_eq!(revision::revision_of(&world.sets[0]), 3);
+        assert_eq!(world.sets[0].annotations()[revision::REVISION_HISTORY], "1");
+    }
+
+    #[test]
+    fn scaling_changes_the_size_without_a_new_revision_and_works_while_paused() {
+        let mut world = World::new(2, "RollingUpdate");
+        world.settle();
+        world.deployment.spec.paused = Some(true);
+        world.deployment.spec.replicas = Some(7);
+        world.set_image("ignored while paused");
+        world.settle();
+        assert_eq!(world.sizes(), [7]);
+        world.deployment.spec.paused = None;
+        world.deployment.spec.replicas = Some(0);
+        world.settle();
+        assert_eq!(world.sizes().iter().sum::<i32>(), 0);
+    }
+}

@@ -73,7 +73,7 @@ fn progress(
         touch(next, "Unknown", "DeploymentResumed", "Deployment is resumed", now);
         return seconds(deadline);
     }
-    let Some(name) = new.map(ResourceExt::name_any) else { return None };
+    let name = new.map(ResourceExt::name_any)?;
     let wanted = spec.replicas.unwrap_or(1);
     let reached = |count: Option<i32>| count.unwrap_or(0) == wanted;
     if reached(next.updated_replicas) && reached(next.replicas) && reached(next.available_replicas) {
@@ -134,6 +134,16 @@ fn replica_failure(
 /// Records that the new replica set could not be made.
 pub(super) fn set_create_error(status: &mut DeploymentStatus, message: &str, now: Timestamp) {
     set(status, PROGRESSING, "False", "ReplicaSetCreateError", message, now);
+}
+
+/// The merge patch from one status to another: what is no longer there is null.
+pub(super) fn patch(old: Option<&DeploymentStatus>, new: &DeploymentStatus) -> serde_json::Value {
+    let mut patch = serde_json::json!(new);
+    let old = serde_json::json!(old);
+    if let (Some(patch), Some(old)) = (patch.as_object_mut(), old.as_object()) {
+        old.keys().for_each(|key| _ = patch.entry(key.clone()).or_insert(serde_json::Value::Null));
+    }
+    patch
 }
 
 fn find<'a>(status: &'a DeploymentStatus, type_: &str) -> Option<&'a DeploymentCondition> {

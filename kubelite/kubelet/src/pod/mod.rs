@@ -11,7 +11,7 @@ pub(crate) mod finish;
 mod hooks;
 mod kill;
 pub(crate) mod observed;
-pub(crate) mod resources;
+mod resources;
 pub(crate) mod spec;
 mod start;
 pub(crate) mod status;

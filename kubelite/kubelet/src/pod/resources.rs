@@ -21,7 +21,7 @@ fn bytes(quantity: Option<&Quantity>) -> Option<i64> {
 }
 
 /// The number that a quantity stands for; None for what is none.
-pub(crate) fn amount(quantity: Option<&Quantity>) -> Option<f64> {
+fn amount(quantity: Option<&Quantity>) -> Option<f64> {
     let text = quantity?.0.as_str();
     let at = text.find(|c: char| c.is_ascii_alphabetic() && !matches!(c, 'e' | 'E')).unwrap_or(text.len());
     // An E may be an exponent's or the suffix's.

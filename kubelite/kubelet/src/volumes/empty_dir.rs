@@ -1,8 +1,8 @@
 //! emptyDir: a directory of the pod's own, on disk or in memory.
 
 use super::Volume;
-use crate::pod::resources;
 use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
+use kubelite_api::quantity::Quantity;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{Gid, chown};
 use std::fs::{self, Permissions};
@@ -21,9 +21,8 @@ pub(super) fn set_up(source: &EmptyDirVolumeSource, volume: &Volume<'_>) -> Resu
     let result = match source.medium.as_deref().unwrap_or_default() {
         "" => make(path, volume.group),
         "Memory" => {
-            let bytes = resources::amount(source.size_limit.as_ref()).filter(|b| *b >= 1.0);
-            // Truncation is meant: sizes are whole bytes.
-            in_memory(path, bytes.map(|b| b as u64), volume.group)
+            let limit = source.size_limit.as_ref().and_then(|q| q.0.parse::<Quantity>().ok());
+            in_memory(path, limit.map(|q| q.value()).filter(|bytes| *bytes > 0), volume.group)
         }
         other => return Err(format!("unknown storage medium \"{other}\"")),
     };
@@ -52,7 +51,7 @@ fn finish(path: &Path, group: Option<u32>) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(MODE | inherit))
 }
 
-fn in_memory(path: &Path, bytes: Option<u64>, group: Option<u32>) -> io::Result<()> {
+fn in_memory(path: &Path, bytes: Option<i64>, group: Option<u32>) -> io::Result<()> {
     fs::create_dir_all(path)?;
     if !is_mount(path)? {
         let size = bytes.map(|bytes| format!("size={bytes}"));

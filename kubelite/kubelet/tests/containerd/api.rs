@@ -90,7 +90,8 @@ impl Api {
         let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         match (parts.method, path.as_str()) {
             (Method::GET, "/api/v1/pods") if query.contains("watch=") => self.watch(),
-            (Method::GET, "/api/v1/pods") => self.list(),
+            (Method::GET, "/api/v1/pods") => self.list("Pod"),
+            (Method::GET, path) if path.ends_with("/services") => self.list("Service"),
             (Method::GET, path) => self.get(path).map_or_else(not_found, |o| whole(StatusCode::OK, &o)),
             (Method::POST, path) => {
                 let name = body["metadata"]["name"].as_str().unwrap_or_default().to_string();
@@ -103,12 +104,13 @@ impl Api {
         }
     }
 
-    fn list(&self) -> Answer {
+    fn list(&self, kind: &str) -> Answer {
         let state = self.state.lock().unwrap();
+        let below = format!("/{}s/", kind.to_lowercase());
         let items: Vec<_> =
-            state.objects.iter().filter(|(p, _)| p.contains("/pods/")).map(|(_, o)| o).collect();
+            state.objects.iter().filter(|(p, _)| p.contains(&below)).map(|(_, o)| o).collect();
         let version = state.version.to_string();
-        let list = json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": version }, "items": items });
+        let list = json!({ "kind": format!("{kind}List"), "apiVersion": "v1", "metadata": { "resourceVersion": version }, "items": items });
         whole(StatusCode::OK, &list)
     }
 

@@ -4,6 +4,13 @@
 //! registry's matter), JSON, resourceVersion rules. Implementations stand in the modules below; one conformance
 //! suite runs against all of them.
 
+#[cfg(test)]
+mod conformance;
+pub mod embedded;
+pub mod etcd;
+mod etcd_watch;
+pub mod memory;
+
 use std::ops::Deref;
 
 use async_trait::async_trait;
@@ -161,4 +168,14 @@ impl Deref for StorageHandle {
     fn deref(&self) -> &Self::Target {
         self.0.as_ref()
     }
+}
+
+/// A key as text. The API server writes no other keys, but it may share the store with others.
+fn utf8_key(key: Vec<u8>) -> Result<String, StorageError> {
+    String::from_utf8(key).map_err(|error| {
+        StorageError::Unavailable(format!(
+            "the key {:?} is not UTF-8: somebody else wrote below the API server's prefix; delete it with etcdctl",
+            String::from_utf8_lossy(error.as_bytes())
+        ))
+    })
 }

@@ -1,0 +1,59 @@
+# kubelite: `make up` on a fresh Debian 12 shows a cluster; `make test` proves it. Both install what they need.
+
+TARGET  := $(shell rustc -vV | sed -n 's/^host: //p')
+BIN     := target/$(TARGET)/release
+LAB     := $(BIN)/lab
+# What containers, networks and captures need at run time, and protoc (with its standard files) at build time.
+PACKAGES := containerd runc nftables iproute2 tcpdump busybox-static util-linux protobuf-compiler libprotobuf-dev gcc
+TEST_PACKAGES := etcd-server etcd-client
+
+.DEFAULT_GOAL := help
+.PHONY: help up down test test-unit test-e2e check fmt bench images clean deps deps-test build
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: deps build ## a cluster of three nodes on this machine, shown at work
+	$(LAB) up
+
+down: ## end it, nothing is left behind
+	@if [ -x $(LAB) ]; then $(LAB) down; else cargo run --release --quiet -p e2e --bin lab -- down; fi
+
+test: deps deps-test build test-unit test-e2e ## all tests: units, store conformance, scenarios on the cluster
+
+test-unit: deps-test
+	cargo test --release --workspace --exclude e2e
+	cargo test --release -p e2e --lib --bins
+
+# The scenarios need the cluster; whatever happens, it is taken down again.
+test-e2e: build
+	$(LAB) down
+	$(LAB) up
+	@cargo test --release -p e2e --test '*' -- --test-threads=1; code=$$?; $(LAB) down; exit $$code
+
+check: ## formatting, lints, licences
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; else echo "cargo-deny is not installed: cargo install cargo-deny"; fi
+
+fmt: ## format the code
+	cargo fmt --all
+
+bench: build ## measure; the results stand in docs/benchmarks.md
+	$(LAB) measure
+
+images: deps build ## build the container images into .lab/images
+	$(LAB) images
+
+clean: down ## remove all that was built
+	cargo clean
+
+deps: ## install by apt what is missing
+	@./.ci/deps $(PACKAGES)
+	@command -v kubectl >/dev/null || ./.ci/deps kubernetes-client
+
+deps-test:
+	@./.ci/deps $(TEST_PACKAGES)
+
+build:
+	cargo build --release --workspace --bins

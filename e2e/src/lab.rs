@@ -1,0 +1,281 @@
+//! The lab: three hosts, a cluster on them, and its end.
+//!
+//! `up` is the project's main job on one machine and `down` leaves nothing behind, whatever state `up` or a `kill -9` left.
+//! So `down` trusts no record: it finds everything by the names that only the lab uses (control group, namespaces).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::host::Host;
+use crate::run::{run, wait_for};
+use crate::{cgroup, images, network};
+
+/// How many hosts `make up` makes.
+pub const HOSTS: u8 = 3;
+/// The address at which the hosts reach the API server.
+pub const SERVER: &str = "https://198.18.7.1:6443";
+const STORE: &str = "https://198.18.7.1:2379";
+const RUNTIME: &str = "/run/kubelite/containerd/containerd.sock";
+const TOOLS: [&str; 6] = ["containerd", "runc", "ctr", "nft", "ip", "tcpdump"];
+
+/// The lab of one checkout, in its folder `.lab`.
+#[derive(Debug, Clone)]
+pub struct Lab {
+    /// The absolute path of `.lab`.
+    pub dir: PathBuf,
+    started: Instant,
+}
+
+impl Lab {
+    /// The lab below this folder; nothing is started.
+    pub fn at(folder: &Path) -> Result<Lab> {
+        let dir = std::path::absolute(folder)?.join(".lab");
+        Ok(Lab { dir, started: Instant::now() })
+    }
+
+    /// The running lab of this checkout, for scenarios: an error if there is none.
+    pub fn attach() -> Result<Lab> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let lab = Lab::at(&root.canonicalize()?)?;
+        if lab.host(1).pid().is_none() {
+            bail!("the lab is not running: `make up` starts it, `make test` does all");
+        }
+        Ok(lab)
+    }
+
+    /// The `n`-th host, whether it runs or not.
+    pub fn host(&self, n: u8) -> Host {
+        let name = network::host_name(n);
+        Host { dir: self.dir.join(&name), ip: network::host_ip(n), name }
+    }
+
+    /// Where the administrator's kubeconfig is.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// kubectl, as administrator.
+    pub fn kubectl(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("kubectl");
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
+        command
+    }
+
+    /// etcdctl against the store on the first host, with root's certificate.
+    pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
+        let tls = self.host(1).dir.join("lib/server/tls");
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={STORE}"));
+        command.arg("--cacert").arg(tls.join("etcd-ca.crt"));
+        command.arg("--cert").arg(tls.join("etcd-root.crt")).arg("--key").arg(tls.join("etcd-root.key"));
+        run(command.args(args))
+    }
+
+    /// Brings everything up, step by step; on a lab that is up already it only says so.
+    pub fn up(&self) -> Result<()> {
+        check_machine()?;
+        fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
+        let _lock = self.lock()?;
+        if self.host(1).pid().is_some() && self.kubeconfig().exists() {
+            self.step("the lab is up already; `make down` ends it");
+            return Ok(());
+        }
+        let archives = images::build(&self.dir.join("images"))?;
+        self.step("images built: pause, busybox, flannel");
+        network::create()?;
+        self.add_host(1, &server_arguments())?;
+        self.step("node1: kubelite server started");
+        self.wait_for_server()?;
+        self.step("node1: the API server answers");
+        let token = self.token()?;
+        for n in 2..=HOSTS {
+            self.add_host(n, &agent_arguments(n, &token))?;
+        }
+        self.step("node2, node3: kubelite agent started");
+        self.load_images(1..=HOSTS, &archives)?;
+        self.step("images loaded into each node");
+        self.apply("manifests/kube-flannel.yaml")?;
+        self.step("flannel applied as a DaemonSet");
+        self.wait_for_nodes(HOSTS)?;
+        self.step("three nodes are Ready");
+        Ok(())
+    }
+
+    /// Adds one more host with an agent to a running lab, images loaded.
+    pub fn add_agent(&self, n: u8) -> Result<Host> {
+        let archives = images::build(&self.dir.join("images"))?;
+        self.add_host(n, &agent_arguments(n, &self.token()?))?;
+        self.load_images(n..=n, &archives)?;
+        Ok(self.host(n))
+    }
+
+    /// Kills kubelite on the first host, store and all, and starts it again.
+    pub fn restart_server(&self) -> Result<()> {
+        let host = self.host(1);
+        let pid = host.program("kubelite").context("kubelite does not run on node1")?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill kubelite")?;
+        wait_for("kubelite to be gone", Duration::from_secs(5), || {
+            Ok(host.program("kubelite").is_none().then_some(()))
+        })?;
+        host.spawn("kubelite.log", &images::binary("kubelite")?, &server_arguments())?;
+        self.wait_for_server()
+    }
+
+    /// Ends everything and removes it, whatever there is of it.
+    pub fn down(&self) -> Result<()> {
+        if !nix::unistd::geteuid().is_root() {
+            bail!("the lab's hosts belong to root: run `make down` as root");
+        }
+        cgroup::destroy(None)?;
+        network::destroy()?;
+        for n in 1..=network::MOST_HOSTS {
+            remove(&self.host(n).dir)?;
+        }
+        remove(&self.kubeconfig())?;
+        Ok(())
+    }
+
+    /// One line of progress with the time since the start.
+    pub fn step(&self, text: &str) {
+        let seconds = self.started.elapsed().as_secs_f32();
+        eprintln!("[{seconds:5.1} s] {text}");
+    }
+
+    /// Applies a manifest of this checkout with kubectl.
+    pub fn apply(&self, manifest: &str) -> Result<()> {
+        let path = self.dir.with_file_name(manifest);
+        // A kubectl older than 1.25 validates by OpenAPI v2, which is not served; the manifests have tests of their own.
+        run(self.kubectl(&["apply", "--validate=false", "-f"]).arg(path)).map(drop)
+    }
+
+    fn add_host(&self, n: u8, arguments: &[String]) -> Result<()> {
+        network::plug(n)?;
+        let host = self.host(n);
+        host.start()?;
+        host.spawn("kubelite.log", &images::binary("kubelite")?, arguments)
+    }
+
+    fn wait_for_server(&self) -> Result<()> {
+        let written = self.host(1).dir.join("lib/kubeconfig");
+        wait_for("the server to write its kubeconfig", Duration::from_secs(20), || {
+            Ok(written.exists().then_some(()))
+        })
+        .with_context(|| self.look(1))?;
+        fs::copy(&written, self.kubeconfig())?;
+        wait_for("the API server to answer", Duration::from_secs(20), || {
+            run(&mut self.kubectl(&["get", "--raw", "/readyz"])).map(Some)
+        })
+        .with_context(|| self.look(1))?;
+        Ok(())
+    }
+
+    fn token(&self) -> Result<String> {
+        let path = self.host(1).dir.join("lib/server/token");
+        let token = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(token.trim().to_owned())
+    }
+
+    fn load_images(&self, hosts: std::ops::RangeInclusive<u8>, archives: &[PathBuf]) -> Result<()> {
+        std::thread::scope(|scope| {
+            let loads: Vec<_> = hosts.map(|n| scope.spawn(move || self.load(n, archives))).collect();
+            loads
+                .into_iter()
+                .try_for_each(|load| load.join().unwrap_or_else(|_| bail!("loading images panicked")))
+        })
+    }
+
+    fn load(&self, n: u8, archives: &[PathBuf]) -> Result<()> {
+        let host = self.host(n);
+        wait_for(&format!("containerd on {}", host.name), Duration::from_secs(20), || {
+            host.run(&format!("ctr -a {RUNTIME} version")).map(Some)
+        })
+        .with_context(|| self.look(n))?;
+        for archive in archives {
+            let mut import = host.command("ctr")?;
+            run(import
+                .args(["-a", RUNTIME, "-n", "k8s.io", "images", "import", "--all-platforms"])
+                .arg(archive))
+            .with_context(|| format!("loading {} into {}", archive.display(), host.name))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until so many nodes are Ready.
+    pub fn wait_for_nodes(&self, count: u8) -> Result<()> {
+        wait_for(&format!("{count} nodes to be Ready"), Duration::from_secs(60), || {
+            let path = "jsonpath={.items[*].status.conditions[?(@.type==\"Ready\")].status}";
+            let ready = run(&mut self.kubectl(&["get", "nodes", "-o", path]))?;
+            Ok((ready.split_whitespace().filter(|s| *s == "True").count() >= usize::from(count))
+                .then_some(()))
+        })
+        .with_context(|| {
+            format!("look at `kubectl describe nodes` and {}/node*/kubelite.log", self.dir.display())
+        })
+    }
+
+    fn look(&self, n: u8) -> String {
+        format!("look at {}", self.host(n).dir.join("kubelite.log").display())
+    }
+
+    fn lock(&self) -> Result<Flock<fs::File>> {
+        let file = fs::File::create(self.dir.join("lock"))?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+            anyhow::anyhow!("another `make up` is at work in this checkout: wait for it or end it")
+        })
+    }
+}
+
+fn server_arguments() -> Vec<String> {
+    let mut arguments =
+        vec!["server".to_owned(), "--write-kubeconfig=/var/lib/kubelite/kubeconfig".to_owned()];
+    arguments.extend(node_arguments(1));
+    arguments
+}
+
+fn agent_arguments(n: u8, token: &str) -> Vec<String> {
+    let mut arguments = vec!["agent".to_owned(), format!("--server={SERVER}"), format!("--token={token}")];
+    arguments.extend(node_arguments(n));
+    arguments
+}
+
+fn node_arguments(n: u8) -> [String; 3] {
+    let name = network::host_name(n);
+    [
+        format!("--node-ip={}", network::host_ip(n)),
+        format!("--cgroup-root=/{}/{name}", cgroup::PARENT),
+        format!("--node-name={name}"),
+    ]
+}
+
+fn check_machine() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the lab makes network namespaces and runs containers: run `make up` as root");
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for tool in TOOLS.into_iter().chain(["kubectl"]) {
+        if !std::env::split_paths(&path).any(|dir| dir.join(tool).exists()) {
+            bail!("{tool} is not installed: `make deps` installs what the lab needs");
+        }
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        bail!("/dev/net/tun is missing: load the kernel module `tun` (modprobe tun)");
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let done = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match done {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,112 @@
+//! Real kubectl's daily verbs against the cluster: get, describe, apply, edit, label, scale, rollout, logs, exec, port-forward, delete.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::lab::Lab;
+use e2e::probe::{self, Pod};
+use e2e::run::{run, wait_for};
+use serde_json::json;
+
+#[test]
+fn a_deployment_rolls_out_and_back() -> Result<()> {
+    let lab = Lab::attach()?;
+    let labels = json!({"app": "rolled"});
+    probe::apply(
+        &lab,
+        &json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "rolled"},
+            "spec": {"replicas": 2, "selector": {"matchLabels": labels}, "template": {
+                "metadata": {"labels": labels},
+                "spec": {"terminationGracePeriodSeconds": 0, "containers": [{
+                    "name": "main", "image": probe::IMAGE, "command": ["sleep", "3600"], "env": [{"name": "V", "value": "1"}]}]},
+            }},
+        }),
+    )?;
+    let outcome = roll(&lab);
+    run(&mut lab.kubectl(&["delete", "deployment", "rolled"]))?;
+    outcome
+}
+
+fn roll(lab: &Lab) -> Result<()> {
+    let kubectl = |line: &str| run(&mut lab.kubectl(&line.split_whitespace().collect::<Vec<_>>()));
+    kubectl("rollout status deployment/rolled --timeout=60s")?;
+    kubectl("scale deployment/rolled --replicas=3")?;
+    kubectl("set env deployment/rolled V=2")?;
+    kubectl("rollout status deployment/rolled --timeout=60s")?;
+    let history = kubectl("rollout history deployment/rolled")?;
+    ensure!(history.contains("REVISION") && history.contains('2'), "{history}");
+    kubectl("rollout undo deployment/rolled")?;
+    kubectl("rollout status deployment/rolled --timeout=60s")?;
+    let value =
+        kubectl("get deployment rolled -o jsonpath={.spec.template.spec.containers[0].env[0].value}")?;
+    ensure!(value == "1", "undo left {value}");
+    kubectl("label deployment rolled tier=test")?;
+    ensure!(kubectl("get deployments -l tier=test")?.contains("rolled"));
+    let text = kubectl("describe deployment rolled")?;
+    ensure!(text.contains("RollingUpdate") && text.contains("ScalingReplicaSet"), "{text}");
+    let pods = kubectl("get pods -l app=rolled")?;
+    ensure!(
+        pods.lines()
+            .next()
+            .is_some_and(|l| l.split_whitespace().eq(["NAME", "READY", "STATUS", "RESTARTS", "AGE"])),
+        "{pods}"
+    );
+    Ok(())
+}
+
+#[test]
+fn logs_exec_and_edit() -> Result<()> {
+    let lab = Lab::attach()?;
+    let pod = Pod::start(&lab, "spoken", 2, "echo one; echo two; sleep 3600")?;
+    let logs = run(&mut lab.kubectl(&["logs", "spoken"]))?;
+    ensure!(logs == "one\ntwo\n", "{logs:?}");
+    ensure!(run(&mut lab.kubectl(&["logs", "spoken", "--tail=1"]))? == "two\n");
+    ensure!(pod.exec(&["hostname"])?.trim() == "spoken");
+    let failed = e2e::run::output(&mut lab.kubectl(&["exec", "spoken", "--", "sh", "-c", "exit 3"]))?;
+    ensure!(failed.status.code() == Some(3), "exit code {:?}", failed.status);
+    let through = lab
+        .kubectl(&["exec", "-i", "spoken", "--", "wc", "-c"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let bytes = vec![b'x'; 100_000];
+    std::io::Write::write_all(&mut through.stdin.as_ref().unwrap(), &bytes)?;
+    let counted = through.wait_with_output()?;
+    ensure!(String::from_utf8_lossy(&counted.stdout).trim() == "100000", "{counted:?}");
+    run(lab
+        .kubectl(&["edit", "pod", "spoken"])
+        .env("KUBE_EDITOR", "sed -i s/scenario:.spoken/scenario:\\ edited/"))?;
+    let labels =
+        run(&mut lab.kubectl(&["get", "pod", "spoken", "-o", "jsonpath={.metadata.labels.scenario}"]))?;
+    ensure!(labels == "edited", "{labels}");
+    Ok(())
+}
+
+#[test]
+fn port_forward_carries_a_request() -> Result<()> {
+    let lab = Lab::attach()?;
+    let _pod = Pod::start(&lab, "forwarded", 3, "echo through > /www/index.html; httpd -f -p 8080 -h /www")?;
+    let mut forward =
+        lab.kubectl(&["port-forward", "pod/forwarded", "18080:8080"]).stdout(Stdio::null()).spawn()?;
+    let answer = wait_for("the forwarded port to answer", Duration::from_secs(15), || {
+        run(&mut e2e::run::words("busybox wget -qO- http://127.0.0.1:18080/")).map(Some)
+    });
+    forward.kill()?;
+    forward.wait()?;
+    ensure!(answer?.trim() == "through");
+    Ok(())
+}
+
+#[test]
+fn explain_and_api_resources_know_the_kinds() -> Result<()> {
+    let lab = Lab::attach()?;
+    let text = run(&mut lab.kubectl(&["explain", "pod.spec.containers.image"]))?;
+    ensure!(text.contains("Container image name"), "{text}");
+    let kinds = run(&mut lab.kubectl(&["api-resources"]))?;
+    for kind in ["pods", "deployments", "daemonsets", "endpointslices", "leases", "clusterroles"] {
+        ensure!(kinds.lines().any(|l| l.starts_with(kind)), "{kind} is missing: {kinds}");
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! What was carried and what was dropped, and why. Every drop has a reason, every reason a counter.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// Why a packet went no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[repr(usize)]
+pub enum Reason {
+    /// Less than an IPv4 header.
+    Short,
+    /// Not IPv4.
+    Version,
+    /// Its lengths do not add up.
+    Length,
+    /// A datagram longer than the buffer.
+    Truncated,
+    /// No hop left.
+    Ttl,
+    /// No lease covers the destination.
+    NoRoute,
+    /// The outer sender is not the next hop of the inner source.
+    Sender,
+    /// The inner destination is not in the own lease.
+    Destination,
+    /// The own lease is lost: nothing is forwarded until there is one.
+    NoLease,
+    /// The kernel did not take it.
+    Send,
+}
+
+impl Reason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Reason; 10] = [
+        Reason::Short,
+        Reason::Version,
+        Reason::Length,
+        Reason::Truncated,
+        Reason::Ttl,
+        Reason::NoRoute,
+        Reason::Sender,
+        Reason::Destination,
+        Reason::NoLease,
+        Reason::Send,
+    ];
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Way {
+    direction: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Drop {
+    direction: &'static str,
+    reason: Reason,
+}
+
+/// The counters of one direction. Each is one atomic number; adding to it orders nothing.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    /// Packets that were passed on.
+    pub packets: Counter,
+    /// Their bytes, without outer headers.
+    pub bytes: Counter,
+    /// ICMP answers given.
+    pub answers: Counter,
+    drops: [Counter; Reason::ALL.len()],
+}
+
+impl Counters {
+    /// Both directions (out of the pods, in to the pods), registered for /metrics.
+    pub fn register(registry: &mut Registry) -> (Counters, Counters) {
+        let (packets, bytes, answers) = (
+            Family::<Way, Counter>::default(),
+            Family::<Way, Counter>::default(),
+            Family::<Way, Counter>::default(),
+        );
+        let drops = Family::<Drop, Counter>::default();
+        registry.register("flannel_packets", "Packets carried", packets.clone());
+        registry.register("flannel_bytes", "Bytes carried, without outer headers", bytes.clone());
+        registry.register("flannel_icmp_answers", "ICMP unreachable answers to pods", answers.clone());
+        registry.register("flannel_drops", "Packets dropped, by reason", drops.clone());
+        let of = |direction: &'static str| Counters {
+            packets: packets.get_or_create_owned(&Way { direction }),
+            bytes: bytes.get_or_create_owned(&Way { direction }),
+            answers: answers.get_or_create_owned(&Way { direction }),
+            drops: Reason::ALL.map(|reason| drops.get_or_create_owned(&Drop { direction, reason })),
+        };
+        (of("out"), of("in"))
+    }
+
+    /// Counts one dropped packet.
+    pub fn drop(&self, reason: Reason) {
+        self.drops[reason as usize].inc();
+    }
+
+    /// How many were dropped for a reason.
+    pub fn dropped(&self, reason: Reason) -> u64 {
+        self.drops[reason as usize].get()
+    }
+}

@@ -1,0 +1,181 @@
+//! The store in etcd v3, the real one or kubelite's.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{
+    Certificate, Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, Identity, KeyValue,
+    PutOptions, TlsOptions, Txn, TxnOp, WatchOptions,
+};
+use futures::StreamExt;
+
+use super::store::{Event, Events, Held, LeaseStore, Record, Snapshot, StoreError};
+
+/// How long one request may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// HTTP/2 pings find a server that is silent without having hung up.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+
+/// How etcd is reached.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// URLs.
+    pub endpoints: Vec<String>,
+    /// The CA of its certificate, PEM.
+    pub ca: Option<Vec<u8>>,
+    /// Client certificate and key, PEM.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// User and password.
+    pub user: Option<(String, String)>,
+    /// E.g. `/coreos.com/network`.
+    pub prefix: String,
+}
+
+/// The leases of one network in etcd.
+#[derive(Clone)]
+pub struct Etcd {
+    client: Client,
+    config: String,
+    subnets: String,
+}
+
+impl Etcd {
+    /// Connects; etcd need not be there yet.
+    pub async fn connect(access: &Access) -> Result<Etcd, StoreError> {
+        let mut options = ConnectOptions::new()
+            .with_timeout(TIMEOUT)
+            .with_connect_timeout(TIMEOUT)
+            .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
+            .with_keep_alive_while_idle(true);
+        if access.ca.is_some() || access.identity.is_some() {
+            let mut tls = TlsOptions::new();
+            if let Some(ca) = &access.ca {
+                tls = tls.ca_certificate(Certificate::from_pem(ca));
+            }
+            if let Some((certificate, key)) = &access.identity {
+                tls = tls.identity(Identity::from_pem(certificate, key));
+            }
+            options = options.with_tls(tls);
+        }
+        if let Some((user, password)) = &access.user {
+            options = options.with_user(user, password);
+        }
+        let client = Client::connect(&access.endpoints, Some(options)).await.map_err(|e| unavailable(&e))?;
+        let prefix = access.prefix.trim_end_matches('/');
+        Ok(Etcd { client, config: format!("{prefix}/config"), subnets: format!("{prefix}/subnets/") })
+    }
+
+    fn record(&self, kv: &KeyValue) -> Option<Record> {
+        let key = String::from_utf8_lossy(kv.key());
+        let key = key.strip_prefix(&self.subnets)?.to_owned();
+        Some(Record {
+            key,
+            value: kv.value().to_vec(),
+            mod_revision: kv.mod_revision(),
+            lease_id: kv.lease(),
+        })
+    }
+
+    /// Writes a key under a condition, hung on a new etcd lease (or none); what it hangs on, if the condition held.
+    async fn put_if(
+        &self,
+        condition: Compare,
+        key: &[u8],
+        value: &str,
+        ttl: i64,
+    ) -> Result<Option<Held>, StoreError> {
+        let mut client = self.client.clone();
+        let lease_id = match ttl {
+            0 => 0,
+            ttl => client.lease_grant(ttl, None).await.map_err(|e| unavailable(&e))?.id(),
+        };
+        let options = PutOptions::new().with_lease(lease_id);
+        let txn = Txn::new().when([condition]).and_then([TxnOp::put(key, value, Some(options))]);
+        let answer = client.txn(txn).await.map_err(|e| unavailable(&e))?;
+        if !answer.succeeded() {
+            self.forget(lease_id).await;
+            return Ok(None);
+        }
+        let mod_revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        Ok(Some(Held { mod_revision, lease_id }))
+    }
+}
+
+#[async_trait]
+impl LeaseStore for Etcd {
+    async fn config(&self) -> Result<Option<String>, StoreError> {
+        let answer =
+            self.client.clone().get(self.config.as_str(), None).await.map_err(|e| unavailable(&e))?;
+        Ok(answer.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()))
+    }
+
+    async fn list(&self) -> Result<Snapshot, StoreError> {
+        let options = GetOptions::new().with_prefix();
+        let answer = self
+            .client
+            .clone()
+            .get(self.subnets.as_str(), Some(options))
+            .await
+            .map_err(|e| unavailable(&e))?;
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        Ok(Snapshot { records: answer.kvs().iter().filter_map(|kv| self.record(kv)).collect(), revision })
+    }
+
+    async fn watch(&self, behind: i64) -> Result<Events, StoreError> {
+        let options = WatchOptions::new().with_prefix().with_start_revision(behind + 1);
+        let answer = self.client.clone().watch(self.subnets.as_str(), Some(options)).await;
+        let stream = answer.map_err(|e| unavailable(&e))?;
+        let etcd = self.clone();
+        Ok(stream
+            .map(move |item| {
+                let response = item.map_err(|e| unavailable(&e))?;
+                if response.compact_revision() > 0 {
+                    return Err(StoreError::Compacted);
+                }
+                if response.canceled() {
+                    return Err(StoreError::Unavailable(format!(
+                        "the watch was ended: {}",
+                        response.cancel_reason()
+                    )));
+                }
+                let revision = response.header().map_or(behind, etcd_client::ResponseHeader::revision);
+                let events = response.events().iter().filter_map(|event| {
+                    let record = etcd.record(event.kv()?)?;
+                    Some(match event.event_type() {
+                        EventType::Put => Event::Put(record),
+                        EventType::Delete => Event::Delete(record.key),
+                    })
+                });
+                Ok((events.collect(), revision))
+            })
+            .boxed())
+    }
+
+    async fn create(&self, key: &str, value: &str, ttl: i64) -> Result<Option<Held>, StoreError> {
+        let key = format!("{}{key}", self.subnets);
+        let absent = Compare::version(key.as_str(), CompareOp::Equal, 0);
+        self.put_if(absent, key.as_bytes(), value, ttl).await
+    }
+
+    async fn renew(&self, key: &str, value: &str, seen: i64, ttl: i64) -> Result<Option<Held>, StoreError> {
+        let key = format!("{}{key}", self.subnets);
+        let unchanged = Compare::mod_revision(key.as_str(), CompareOp::Equal, seen);
+        self.put_if(unchanged, key.as_bytes(), value, ttl).await
+    }
+
+    async fn forget(&self, lease_id: i64) {
+        if lease_id != 0 {
+            // If it can't be given back now it ends by itself.
+            let _ = self.client.clone().lease_revoke(lease_id).await;
+        }
+    }
+}
+
+fn unavailable(error: &etcd_client::Error) -> StoreError {
+    let text = error.to_string();
+    if text.contains("required revision has been compacted") {
+        StoreError::Compacted
+    } else {
+        StoreError::Unavailable(text)
+    }
+}

@@ -1,0 +1,272 @@
+//! The own lease: taken, renewed, and taken anew when it is lost.
+//!
+//! Every write is a compare: created only where the key is absent, renewed only as it was last seen. By its own monotonic clock
+//! the keeper knows until when the lease is certainly its own; whoever forwards packets asks [`Owned::safe_until`]. So a node that
+//! was paused beyond the end never sends for a subnet that may be somebody else's, and never overwrites the new owner.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnetwork::Ipv4Network;
+use tokio::time::Instant;
+
+use super::allocate;
+use super::follow::taken;
+use super::key::{Lease, encode_key};
+use super::store::{Held, LeaseStore, Record, Snapshot, StoreError};
+use crate::config::network::NetworkConfig;
+
+/// How often a subnet is tried before it is said that none can be had; each time somebody else was faster.
+const TRIES: usize = 64;
+
+/// What the keeper is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The network.
+    pub network: NetworkConfig,
+    /// The own external address: the name under which a lease is found again.
+    pub public_ip: Ipv4Addr,
+    /// How long a lease lasts, in seconds.
+    pub ttl: i64,
+    /// How long before its end it is renewed.
+    pub margin: Duration,
+}
+
+/// A lease that is ours.
+#[derive(Debug, Clone)]
+pub struct Owned {
+    /// What it says.
+    pub lease: Lease,
+    /// What it hangs on.
+    pub held: Held,
+    /// Written without an end by somebody who wanted this node to have it (a reservation): it is not renewed.
+    pub reserved: bool,
+    asked: Instant,
+    ttl: Duration,
+}
+
+impl Owned {
+    /// Until when it is certainly ours: its end, counted from before it was asked for, less a tenth for clocks that drift.
+    pub fn safe_until(&self) -> Option<Instant> {
+        (!self.reserved).then(|| self.asked + self.ttl.mul_f64(0.9))
+    }
+}
+
+/// Why there is no lease.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// All subnets are taken.
+    #[error(
+        "out of subnets: all of the network's are leased; enlarge the Network or remove leases of dead nodes"
+    )]
+    OutOfSubnets,
+    /// Others were faster each time.
+    #[error("others took each of the {TRIES} subnets that were tried; trying again")]
+    Contended,
+}
+
+/// Takes and keeps the own lease.
+#[derive(Clone)]
+pub struct Keeper {
+    store: Arc<dyn LeaseStore>,
+    settings: Settings,
+}
+
+impl Keeper {
+    /// Over a store.
+    pub fn new(store: Arc<dyn LeaseStore>, settings: Settings) -> Keeper {
+        Keeper { store, settings }
+    }
+
+    /// Takes a lease: the one that this address has, or the one of the last time, or a free one.
+    pub async fn acquire(&self, previous: Option<Ipv4Network>) -> Result<Owned, KeeperError> {
+        for _ in 0..TRIES {
+            let snapshot = self.store.list().await?;
+            let owned = match self.own_record(&snapshot) {
+                Some((record, lease)) => self.take_over(record, lease).await?,
+                None => self.create(&snapshot, previous).await?,
+            };
+            if let Some(owned) = owned {
+                return Ok(owned);
+            }
+        }
+        Err(KeeperError::Contended)
+    }
+
+    /// Renews a lease; none if it is not ours any more.
+    pub async fn renew(&self, owned: &Owned) -> Result<Option<Owned>, StoreError> {
+        let renewed = self.write(&owned.lease, owned.held.mod_revision, owned.reserved).await?;
+        if renewed.is_some() && owned.held.lease_id != 0 {
+            self.store.forget(owned.held.lease_id).await;
+        }
+        Ok(renewed)
+    }
+
+    /// When a lease is due to be renewed: a margin before its end, at the latest after half of its life.
+    pub fn due(&self, owned: &Owned) -> Option<Instant> {
+        let margin = self.settings.margin.min(owned.ttl / 2);
+        (!owned.reserved).then(|| owned.asked + owned.ttl - margin)
+    }
+
+    /// The record that this address has, if its subnet is one that is handed out.
+    fn own_record<'a>(&self, snapshot: &'a Snapshot) -> Option<(&'a Record, Lease)> {
+        let mut leases =
+            snapshot.records.iter().filter_map(|r| Some((r, Lease::decode(&r.key, &r.value).ok()?)));
+        leases.find(|(_, lease)| {
+            lease.public_ip == self.settings.public_ip && self.settings.network.hands_out(lease.subnet)
+        })
+    }
+
+    async fn take_over(&self, record: &Record, lease: Lease) -> Result<Option<Owned>, StoreError> {
+        let lease = Lease { backend_type: self.settings.network.backend.lease_type().to_owned(), ..lease };
+        let owned = self.write(&lease, record.mod_revision, record.lease_id == 0).await?;
+        if owned.is_some() && record.lease_id != 0 {
+            self.store.forget(record.lease_id).await;
+        }
+        Ok(owned)
+    }
+
+    async fn create(
+        &self,
+        snapshot: &Snapshot,
+        previous: Option<Ipv4Network>,
+    ) -> Result<Option<Owned>, KeeperError> {
+        let chance = |below: usize| rand::random_range(0..below);
+        let subnet = allocate::choose(&self.settings.network, &taken(&snapshot.records), previous, chance);
+        let subnet = subnet.ok_or(KeeperError::OutOfSubnets)?;
+        let backend_type = self.settings.network.backend.lease_type().to_owned();
+        let lease = Lease { subnet, public_ip: self.settings.public_ip, backend_type };
+        let asked = Instant::now();
+        let held = self.store.create(&encode_key(subnet), &lease.encode(), self.settings.ttl).await?;
+        Ok(held.map(|held| self.owned(lease, held, false, asked)))
+    }
+
+    async fn write(&self, lease: &Lease, seen: i64, reserved: bool) -> Result<Option<Owned>, StoreError> {
+        let ttl = if reserved { 0 } else { self.settings.ttl };
+        let asked = Instant::now();
+        let held = self.store.renew(&encode_key(lease.subnet), &lease.encode(), seen, ttl).await?;
+        Ok(held.map(|held| self.owned(lease.clone(), held, reserved, asked)))
+    }
+
+    fn owned(&self, lease: Lease, held: Held, reserved: bool, asked: Instant) -> Owned {
+        let ttl = Duration::from_secs(u64::try_from(self.settings.ttl).unwrap_or(0));
+        Owned { lease, held, reserved, asked, ttl }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::Memory;
+    use super::super::store::Event;
+    use super::*;
+    use futures::StreamExt;
+
+    fn keeper(store: &Memory, last: u8, network: &str) -> Keeper {
+        let settings = Settings {
+            network: NetworkConfig::parse(network).unwrap(),
+            public_ip: Ipv4Addr::new(192, 0, 2, last),
+            ttl: 10,
+            margin: Duration::from_secs(3600),
+        };
+        Keeper::new(Arc::new(store.clone()), settings)
+    }
+
+    const LARGE: &str = r#"{"Network":"10.5.0.0/16"}"#;
+    /// Room for three.
+    const SMALL: &str = r#"{"Network":"10.5.0.0/24","SubnetLen":26}"#;
+
+    #[tokio::test]
+    async fn a_restarted_node_gets_its_subnet_back() {
+        let store = Memory::default();
+        let first = keeper(&store, 1, LARGE).acquire(None).await.unwrap();
+        let again = keeper(&store, 1, LARGE).acquire(None).await.unwrap();
+        assert_eq!(first.lease, again.lease);
+        assert!(again.held.mod_revision > first.held.mod_revision);
+        store.delete(&encode_key(first.lease.subnet));
+        let later = keeper(&store, 1, LARGE).acquire(Some(first.lease.subnet)).await.unwrap();
+        assert_eq!(later.lease, first.lease, "by the subnet of the last time");
+    }
+
+    #[tokio::test]
+    async fn nodes_that_start_together_all_get_one() {
+        let store = Memory::default();
+        let starts = (1..=50).map(|n| {
+            let keeper = keeper(&store, n, r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.60.0"}"#);
+            tokio::spawn(async move { keeper.acquire(None).await.unwrap().lease.subnet })
+        });
+        let subnets = futures::future::join_all(starts).await.into_iter().map(Result::unwrap);
+        assert_eq!(subnets.collect::<std::collections::BTreeSet<_>>().len(), 50);
+    }
+
+    #[tokio::test]
+    async fn when_all_are_taken_it_is_said() {
+        let store = Memory::default();
+        for n in 1..=3 {
+            keeper(&store, n, SMALL).acquire(None).await.unwrap();
+        }
+        assert!(matches!(keeper(&store, 4, SMALL).acquire(None).await, Err(KeeperError::OutOfSubnets)));
+    }
+
+    #[tokio::test]
+    async fn a_paused_node_never_overwrites_the_new_owner() {
+        let store = Memory::default();
+        let (paused, other) = (keeper(&store, 1, LARGE), keeper(&store, 2, LARGE));
+        let lost = paused.acquire(None).await.unwrap();
+        store.pass(11);
+        let taken = other.acquire(Some(lost.lease.subnet)).await.unwrap();
+        assert_eq!(taken.lease.subnet, lost.lease.subnet);
+        assert!(paused.renew(&lost).await.unwrap().is_none(), "not ours any more");
+        let anew = paused.acquire(Some(lost.lease.subnet)).await.unwrap();
+        assert_ne!(anew.lease.subnet, taken.lease.subnet);
+        assert!(other.renew(&taken).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn it_stops_before_the_end_by_its_own_clock() {
+        let store = Memory::default();
+        let keeper = keeper(&store, 1, LARGE);
+        let before = Instant::now();
+        let owned = keeper.acquire(None).await.unwrap();
+        let until = owned.safe_until().unwrap();
+        assert!(until < before + Duration::from_secs(10) && until > before + Duration::from_secs(8));
+        assert!(
+            keeper.due(&owned).unwrap() <= Instant::now() + Duration::from_secs(5),
+            "half of its life at the latest"
+        );
+        store.set_down(true);
+        assert!(keeper.renew(&owned).await.is_err());
+        assert_eq!(owned.safe_until(), Some(until), "a failed renewal makes it no longer");
+    }
+
+    #[tokio::test]
+    async fn a_reservation_stays_one() {
+        let store = Memory::default();
+        let key = "10.5.77.0-24";
+        let value = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#;
+        let reserved = store.create(key, value, 1).await.unwrap().unwrap();
+        store.renew(key, value, reserved.mod_revision, 0).await.unwrap().unwrap();
+        let owned = keeper(&store, 1, LARGE).acquire(None).await.unwrap();
+        assert_eq!(owned.lease.subnet, "10.5.77.0/24".parse().unwrap());
+        assert!(owned.reserved && owned.safe_until().is_none() && owned.held.lease_id == 0);
+        store.pass(1_000_000);
+        assert_eq!(store.list().await.unwrap().records.len(), 1);
+        let other = keeper(&store, 2, LARGE).acquire(Some(owned.lease.subnet)).await.unwrap();
+        assert_ne!(other.lease.subnet, owned.lease.subnet, "nobody else takes it");
+    }
+
+    #[tokio::test]
+    async fn a_renewal_is_seen_by_the_others() {
+        let store = Memory::default();
+        let keeper = keeper(&store, 1, LARGE);
+        let owned = keeper.acquire(None).await.unwrap();
+        let mut events = store.watch(owned.held.mod_revision).await.unwrap();
+        let renewed = keeper.renew(&owned).await.unwrap().unwrap();
+        let (seen, revision) = events.next().await.unwrap().unwrap();
+        assert!(matches!(&seen[0], Event::Put(record) if record.mod_revision == renewed.held.mod_revision));
+        assert_eq!(revision, renewed.held.mod_revision);
+    }
+}

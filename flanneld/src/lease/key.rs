@@ -1,0 +1,141 @@
+//! A lease as a key and a value. The format is flannel's: no blanks, this order of fields, `PublicIPv6` always there.
+
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+use serde_json::Value;
+
+/// Who has a subnet, and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The subnet.
+    pub subnet: Ipv4Network,
+    /// The owner's external address.
+    pub public_ip: Ipv4Addr,
+    /// Empty for udp, as flannel leaves it out.
+    pub backend_type: String,
+}
+
+/// Why a key or value is not a lease.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadLease {
+    /// The key names no subnet.
+    #[error("the key names no subnet")]
+    Key,
+    /// The subnet is not one that the network's configuration hands out.
+    #[error("the subnet is not one of this network")]
+    Foreign,
+    /// The value is no JSON object.
+    #[error("the value is no JSON: {0}")]
+    Json(String),
+    /// No usable address.
+    #[error("PublicIP is missing or can't be an address of a host")]
+    PublicIp,
+}
+
+/// The last part of the key, e.g. `10.5.89.0-24`.
+pub fn encode_key(subnet: Ipv4Network) -> String {
+    format!("{}-{}", subnet.network(), subnet.prefix())
+}
+
+/// The subnet that a key names; a second, IPv6 part (`&fc00::-64`) is let be.
+pub fn decode_key(key: &str) -> Result<Ipv4Network, BadLease> {
+    let last = key.rsplit('/').next().unwrap_or_default();
+    let first = last.split('&').next().unwrap_or_default();
+    let (ip, length) = first.rsplit_once('-').ok_or(BadLease::Key)?;
+    let ip: Ipv4Addr = ip.parse().map_err(|_| BadLease::Key)?;
+    let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+    let length = length.parse().ok().filter(|l: &u8| digits && *l <= 31).ok_or(BadLease::Key)?;
+    let subnet = Ipv4Network::new(ip, length).map_err(|_| BadLease::Key)?;
+    if subnet.network() == ip { Ok(subnet) } else { Err(BadLease::Key) }
+}
+
+impl Lease {
+    /// The value, byte for byte.
+    pub fn encode(&self) -> String {
+        let backend = if self.backend_type.is_empty() {
+            String::new()
+        } else {
+            format!(r#","BackendType":"{}""#, self.backend_type)
+        };
+        format!(r#"{{"PublicIP":"{}","PublicIPv6":null{backend}}}"#, self.public_ip)
+    }
+
+    /// A lease from its key and value. Names of fields are read in any case and unknown ones ignored, as Go's decoder does.
+    pub fn decode(key: &str, value: &[u8]) -> Result<Lease, BadLease> {
+        let subnet = decode_key(key)?;
+        let value: Value = serde_json::from_slice(value).map_err(|e| BadLease::Json(e.to_string()))?;
+        let map = value.as_object().ok_or_else(|| BadLease::Json("not an object".to_owned()))?;
+        let field = |name: &str| {
+            map.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).and_then(|(_, v)| v.as_str())
+        };
+        let public_ip: Ipv4Addr =
+            field("PublicIP").and_then(|ip| ip.parse().ok()).ok_or(BadLease::PublicIp)?;
+        if public_ip.is_unspecified()
+            || public_ip.is_loopback()
+            || public_ip.is_multicast()
+            || public_ip.is_broadcast()
+        {
+            return Err(BadLease::PublicIp);
+        }
+        Ok(Lease { subnet, public_ip, backend_type: field("BackendType").unwrap_or_default().to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease() -> Lease {
+        let subnet = "10.5.89.0/24".parse().unwrap();
+        Lease { subnet, public_ip: Ipv4Addr::new(192, 168, 100, 1), backend_type: String::new() }
+    }
+
+    #[test]
+    fn the_bytes_are_flannels() {
+        assert_eq!(encode_key(lease().subnet), "10.5.89.0-24");
+        assert_eq!(lease().encode(), r#"{"PublicIP":"192.168.100.1","PublicIPv6":null}"#);
+        let host_gw = Lease { backend_type: "host-gw".into(), ..lease() };
+        assert_eq!(
+            host_gw.encode(),
+            r#"{"PublicIP":"192.168.100.1","PublicIPv6":null,"BackendType":"host-gw"}"#
+        );
+    }
+
+    #[test]
+    fn gos_leases_are_read() {
+        let value = br#"{"PublicIP":"192.168.100.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1}}"#;
+        let read = Lease::decode("/coreos.com/network/subnets/10.5.89.0-24", value).unwrap();
+        assert_eq!((read.public_ip, read.backend_type.as_str()), (lease().public_ip, "vxlan"));
+        assert_eq!(Lease::decode("10.5.89.0-24", br#"{"publicip":"192.168.100.1"}"#), Ok(lease()));
+        assert_eq!(
+            Lease::decode("10.5.89.0-24&fc00:0:0:1::-64", br#"{"PublicIP":"192.168.100.1"}"#),
+            Ok(lease())
+        );
+    }
+
+    #[test]
+    fn damaged_ones_are_told_apart() {
+        let good = br#"{"PublicIP":"192.0.2.1"}"#;
+        for key in [
+            "foo",
+            "10.5.0.0",
+            "10.5.300.0-24",
+            "10.5.1.0-",
+            "10.5.1.0-32",
+            "10.5.1.0-+9",
+            "10.5.1.7-24",
+            "-24",
+            "",
+        ] {
+            assert_eq!(Lease::decode(key, good), Err(BadLease::Key), "{key}");
+        }
+        for value in [&b"{not json"[..], b"[]", b"7", b""] {
+            assert!(matches!(Lease::decode("10.5.1.0-24", value), Err(BadLease::Json(_))));
+        }
+        for ip in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "x", ""] {
+            let value = format!(r#"{{"PublicIP":"{ip}"}}"#);
+            assert_eq!(Lease::decode("10.5.1.0-24", value.as_bytes()), Err(BadLease::PublicIp), "{ip}");
+        }
+    }
+}

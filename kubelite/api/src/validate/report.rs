@@ -1,0 +1,100 @@
+//! Collects what is wrong, in the words of upstream's field errors.
+
+use serde_json::Value;
+
+use crate::status::FieldError;
+
+/// How many errors one object may collect; more tell a user nothing new.
+const MAX_ERRORS: usize = 64;
+
+/// The errors so far.
+#[derive(Default)]
+pub(super) struct Report(Vec<FieldError>);
+
+impl Report {
+    pub(super) fn into_errors(self) -> Vec<FieldError> {
+        self.0
+    }
+
+    /// `Required value`, with a detail if it isn't empty.
+    pub(super) fn required(&mut self, field: impl Into<String>, detail: &str) {
+        let colon = if detail.is_empty() { "" } else { ": " };
+        self.push("FieldValueRequired", field, format!("Required value{colon}{detail}"));
+    }
+
+    /// `Invalid value: "x": detail`
+    pub(super) fn invalid(&mut self, field: impl Into<String>, value: &Value, detail: &str) {
+        self.push("FieldValueInvalid", field, format!("Invalid value: {value}: {detail}"));
+    }
+
+    /// One error per problem.
+    pub(super) fn each(&mut self, field: &str, value: &str, problems: &[String]) {
+        for problem in problems {
+            self.invalid(field, &value.into(), problem);
+        }
+    }
+
+    /// `Unsupported value: "x": supported values: "A", "B"` unless `value` is one of them.
+    pub(super) fn one_of(&mut self, field: impl Into<String>, value: &str, supported: &[&str]) {
+        if !supported.contains(&value) {
+            let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+            let text = format!("Unsupported value: {value:?}: supported values: {}", list.join(", "));
+            self.push("FieldValueNotSupported", field, text);
+        }
+    }
+
+    /// `Forbidden: detail`
+    pub(super) fn forbidden(&mut self, field: impl Into<String>, detail: &str) {
+        self.push("FieldValueForbidden", field, format!("Forbidden: {detail}"));
+    }
+
+    /// `Duplicate value: "x"`
+    pub(super) fn duplicate(&mut self, field: impl Into<String>, value: &Value) {
+        self.push("FieldValueDuplicate", field, format!("Duplicate value: {value}"));
+    }
+
+    /// `Too long: may not be more than n bytes`
+    pub(super) fn too_long(&mut self, field: impl Into<String>, max: usize) {
+        self.push("FieldValueTooLong", field, format!("Too long: may not be more than {max} bytes"));
+    }
+
+    /// `Not found: "x"`
+    pub(super) fn not_found(&mut self, field: impl Into<String>, value: &str) {
+        self.push("FieldValueNotFound", field, format!("Not found: {value:?}"));
+    }
+
+    /// That a number isn't negative.
+    pub(super) fn not_negative(&mut self, field: impl Into<String>, value: Option<&Value>) {
+        if let Some(number) = value.filter(|v| v.as_i64().is_some_and(|n| n < 0)) {
+            self.invalid(field, number, "must be greater than or equal to 0");
+        }
+    }
+
+    /// That a field is as it was.
+    pub(super) fn immutable(&mut self, field: &str, new: Option<&Value>, old: Option<&Value>) {
+        if new.unwrap_or(&Value::Null) != old.unwrap_or(&Value::Null) {
+            self.invalid(field, new.unwrap_or(&Value::Null), "field is immutable");
+        }
+    }
+
+    fn push(&mut self, reason: &'static str, field: impl Into<String>, message: String) {
+        if self.0.len() < MAX_ERRORS {
+            self.0.push(FieldError { reason, field: field.into(), message });
+        }
+    }
+}
+
+/// A text at a JSON pointer; empty if it isn't there.
+pub(super) fn text<'a>(value: &'a Value, path: &str) -> &'a str {
+    value.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A list at a JSON pointer; empty if it isn't there.
+pub(super) fn list<'a>(value: &'a Value, path: &str) -> &'a [Value] {
+    value.pointer(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// The entries of an object at a JSON pointer.
+pub(super) fn entries<'a>(value: &'a Value, path: &str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    value.pointer(path).and_then(Value::as_object).into_iter().flatten().map(|(k, v)| (k.as_str(), v))
+}

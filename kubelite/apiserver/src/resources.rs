@@ -1,0 +1,221 @@
+//! THE resource table: one row a kind. Discovery, routing, storage keys, selectors and OpenAPI all read it.
+//!
+//! What lives here: names and facts. What doesn't: behaviour, which is the row's strategy and has defaults for all that a
+//! kind does not name; and columns, which `kubelite_api::table` prints.
+
+use crate::strategy::{self, Strategy};
+
+/// One kind, as the API serves it.
+pub struct Resource {
+    /// `""` is the core group.
+    pub group: &'static str,
+    /// E.g. `v1`.
+    pub version: &'static str,
+    /// The name in paths, e.g. `pods`.
+    pub plural: &'static str,
+    /// E.g. `pod`.
+    pub singular: &'static str,
+    /// E.g. `Pod`.
+    pub kind: &'static str,
+    /// E.g. `po`.
+    pub short: &'static [&'static str],
+    /// E.g. `all`.
+    pub categories: &'static [&'static str],
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+    /// The key below `/registry/`, as upstream lays it out.
+    pub prefix: &'static str,
+    /// Paths by which a field selector may select, beside `metadata.name` and `metadata.namespace`.
+    pub fields: &'static [&'static str],
+    /// Subresources that read and write the object itself: `status`, `scale`, `finalize`, `binding`, `eviction`.
+    pub subresources: &'static [&'static str],
+    /// Subresources that are connections to a node, and `token`: answered elsewhere, listed for discovery.
+    pub connections: &'static [(&'static str, &'static str)],
+    /// What the kind does that others don't.
+    pub strategy: &'static dyn Strategy,
+}
+
+impl Resource {
+    /// `apps/v1`, or `v1` in the core group.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// `deployments.apps`, or `pods` in the core group: how errors name it.
+    pub fn qualified(&self) -> String {
+        qualify(self.plural, self.group)
+    }
+
+    /// `Deployment.apps`, or `Pod`: how validation errors name it.
+    pub fn qualified_kind(&self) -> String {
+        qualify(self.kind, self.group)
+    }
+
+    /// Where all its objects lie in the store.
+    pub fn key_prefix(&self) -> String {
+        format!("/registry/{}/", self.prefix)
+    }
+
+    /// Where one object lies.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        if self.namespaced {
+            format!("/registry/{}/{namespace}/{name}", self.prefix)
+        } else {
+            format!("/registry/{}/{name}", self.prefix)
+        }
+    }
+
+    /// The kind that is stored: another version of the same objects may be the one (events).
+    pub fn stored(&self) -> &'static Resource {
+        RESOURCES.iter().find(|r| r.prefix == self.prefix).unwrap_or(&RESOURCES[0])
+    }
+}
+
+fn qualify(name: &str, group: &str) -> String {
+    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
+}
+
+/// The row of a resource, by the words of a path.
+pub fn lookup(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+    RESOURCES.iter().find(|r| r.group == group && r.version == version && r.plural == plural)
+}
+
+/// The first row with this plural: for our own lookups by a bare name.
+pub fn by_plural(plural: &str) -> Option<&'static Resource> {
+    RESOURCES.iter().find(|r| r.plural == plural)
+}
+
+/// The groups in the order of discovery, each once with its version.
+pub fn groups() -> Vec<(&'static str, &'static str)> {
+    let mut groups: Vec<(&str, &str)> = Vec::new();
+    for resource in RESOURCES {
+        if !groups.contains(&(resource.group, resource.version)) {
+            groups.push((resource.group, resource.version));
+        }
+    }
+    for resource in VIRTUAL {
+        if !groups.contains(&(resource.group, resource.version)) {
+            groups.push((resource.group, resource.version));
+        }
+    }
+    groups
+}
+
+/// A resource that is asked and never stored; only `create`.
+pub struct VirtualResource {
+    /// E.g. `authorization.k8s.io`.
+    pub group: &'static str,
+    /// E.g. `v1`.
+    pub version: &'static str,
+    /// E.g. `subjectaccessreviews`.
+    pub plural: &'static str,
+    /// E.g. `SubjectAccessReview`.
+    pub kind: &'static str,
+    /// Whether it is asked in a namespace.
+    pub namespaced: bool,
+}
+
+/// The reviews.
+pub static VIRTUAL: &[VirtualResource] = &[
+    review("authentication.k8s.io", "tokenreviews", "TokenReview"),
+    review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
+    review("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview"),
+    review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
+    review("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
+    VirtualResource {
+        namespaced: true,
+        ..review("authorization.k8s.io", "localsubjectaccessreviews", "LocalSubjectAccessReview")
+    },
+];
+
+const fn review(group: &'static str, plural: &'static str, kind: &'static str) -> VirtualResource {
+    VirtualResource { group, version: "v1", plural, kind, namespaced: false }
+}
+
+/// A row with the defaults of a namespaced kind.
+const fn row(
+    group: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    kind: &'static str,
+    prefix: &'static str,
+) -> Resource {
+    Resource {
+        group,
+        version: "v1",
+        plural,
+        singular,
+        kind,
+        short: &[],
+        categories: &[],
+        namespaced: true,
+        prefix,
+        fields: &[],
+        subresources: &[],
+        connections: &[],
+        strategy: &strategy::Plain,
+    }
+}
+
+const APPS: &str = "apps";
+const RBAC: &str = "rbac.authorization.k8s.io";
+const SCALED: &[&str] = &["status", "scale"];
+
+/// The table.
+#[rustfmt::skip]
+pub static RESOURCES: &[Resource] = &[
+    Resource { namespaced: false, short: &["ns"], fields: &["status.phase"], subresources: &["status", "finalize"], strategy: &strategy::Namespace,
+        ..row("", "namespaces", "namespace", "Namespace", "namespaces") },
+    Resource { namespaced: false, short: &["no"], fields: &["spec.unschedulable"], subresources: &["status"], connections: &[("proxy", "NodeProxyOptions")], strategy: &strategy::WithStatus,
+        ..row("", "nodes", "node", "Node", "minions") },
+    Resource { short: &["po"], categories: &["all"], fields: &["spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName"],
+        subresources: &["status", "binding", "eviction"],
+        connections: &[("log", "Pod"), ("exec", "PodExecOptions"), ("attach", "PodAttachOptions"), ("portforward", "PodPortForwardOptions"), ("proxy", "PodProxyOptions")],
+        strategy: &strategy::Pod, ..row("", "pods", "pod", "Pod", "pods") },
+    Resource { short: &["cm"], ..row("", "configmaps", "configmap", "ConfigMap", "configmaps") },
+    Resource { fields: &["type"], strategy: &strategy::Secret, ..row("", "secrets", "secret", "Secret", "secrets") },
+    Resource { short: &["sa"], connections: &[("token", "TokenRequest")], ..row("", "serviceaccounts", "serviceaccount", "ServiceAccount", "serviceaccounts") },
+    Resource { short: &["svc"], categories: &["all"], fields: &["spec.clusterIP", "spec.type"], subresources: &["status"], connections: &[("proxy", "ServiceProxyOptions")], strategy: &strategy::Service,
+        ..row("", "services", "service", "Service", "services/specs") },
+    Resource { short: &["ep"], ..row("", "endpoints", "endpoints", "Endpoints", "services/endpoints") },
+    Resource { short: &["ev"], fields: strategy::EVENT_FIELDS, strategy: &strategy::Event, ..row("", "events", "event", "Event", "events") },
+    Resource { short: &["rc"], categories: &["all"], fields: &["status.replicas"], subresources: SCALED, strategy: &strategy::WithStatus,
+        ..row("", "replicationcontrollers", "replicationcontroller", "ReplicationController", "controllers") },
+    row("", "podtemplates", "podtemplate", "PodTemplate", "podtemplates"),
+    Resource { short: &["deploy"], categories: &["all"], subresources: SCALED, strategy: &strategy::WithStatus,
+        ..row(APPS, "deployments", "deployment", "Deployment", "deployments") },
+    Resource { short: &["rs"], categories: &["all"], fields: &["status.replicas"], subresources: SCALED, strategy: &strategy::WithStatus,
+        ..row(APPS, "replicasets", "replicaset", "ReplicaSet", "replicasets") },
+    Resource { short: &["ds"], categories: &["all"], subresources: &["status"], strategy: &strategy::WithStatus,
+        ..row(APPS, "daemonsets", "daemonset", "DaemonSet", "daemonsets") },
+    row(APPS, "controllerrevisions", "controllerrevision", "ControllerRevision", "controllerrevisions"),
+    row("coordination.k8s.io", "leases", "lease", "Lease", "leases"),
+    row("discovery.k8s.io", "endpointslices", "endpointslice", "EndpointSlice", "endpointslices"),
+    Resource { short: &["ev"], fields: strategy::EVENT_FIELDS, strategy: &strategy::Event, ..row("events.k8s.io", "events", "event", "Event", "events") },
+    row(RBAC, "roles", "role", "Role", "roles"),
+    row(RBAC, "rolebindings", "rolebinding", "RoleBinding", "rolebindings"),
+    Resource { namespaced: false, ..row(RBAC, "clusterroles", "clusterrole", "ClusterRole", "clusterroles") },
+    Resource { namespaced: false, ..row(RBAC, "clusterrolebindings", "clusterrolebinding", "ClusterRoleBinding", "clusterrolebindings") },
+    Resource { namespaced: false, short: &["pc"], ..row("scheduling.k8s.io", "priorityclasses", "priorityclass", "PriorityClass", "priorityclasses") },
+    Resource { namespaced: false, ..row("node.k8s.io", "runtimeclasses", "runtimeclass", "RuntimeClass", "runtimeclasses") },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_a_schema_and_a_place_of_its_own() {
+        let mut places = std::collections::BTreeMap::new();
+        for row in RESOURCES {
+            let schema = kubelite_api::schema::for_kind(row.group, row.version, row.kind);
+            assert!(schema.is_some(), "{} has no schema", row.kind);
+            let kind = places.entry(row.prefix).or_insert(row.kind);
+            assert_eq!(*kind, row.kind, "two kinds at {}", row.prefix);
+        }
+    }
+}
