@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+mod front;
 mod image;
 mod node;
+mod streaming;
 mod tls;
 
 use api::Api;

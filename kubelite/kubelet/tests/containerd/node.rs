@@ -82,8 +82,25 @@ impl Node {
         &self,
         api: &Api,
     ) -> (CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>) {
+        self.kubelet_at(api, &Authority::new(), "127.0.0.1:0".parse().unwrap())
+    }
+
+    /// Starts a kubelet whose own API is at `listen`.
+    pub(crate) fn kubelet_at(
+        &self,
+        api: &Api,
+        authority: &Authority,
+        listen: std::net::SocketAddr,
+    ) -> (CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>) {
         let shutdown = CancellationToken::new();
-        let config = config_at(&self.dir, &self.socket());
+        let (serving_certificate, serving_key) = authority.issue(None);
+        let config = Config {
+            listen,
+            serving_certificate,
+            serving_key,
+            client_ca: authority.certificate.clone(),
+            ..config_at(&self.dir, &self.socket())
+        };
         let task = tokio::spawn(kubelite_kubelet::run(api.client(), config, shutdown.clone()));
         (shutdown, task)
     }

@@ -7,6 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio_rustls::client::TlsStream;
 
+/// The API server's name as the kubelet's client.
+pub(crate) const API_SERVER: &str = "kube-apiserver-kubelet-client";
+
 /// An authority for clients and for the kubelet's serving certificate.
 #[derive(Clone)]
 pub(crate) struct Authority {
