@@ -6,6 +6,7 @@
 mod api;
 mod front;
 mod image;
+mod inside;
 mod node;
 mod streaming;
 mod tls;
