@@ -1,12 +1,16 @@
-//! A container's environment: given values, and values from the pod, its config maps, its secrets, its resources, and services.
+//! A container's environment.
+//!
+//! Sources are read first, then a pure function puts them together: services, `envFrom`, `env`, each one stronger than the
+//! one before, and `$(NAME)` in a value refers to what came earlier.
 
-use crate::volumes::sources::message;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvVar, EnvVarSource, Node, Pod, ResourceFieldSelector, Secret, Service,
-};
+mod services;
+
+use crate::downward::{self, Allocatable};
+use crate::pod::spec;
+use crate::volumes::source;
+use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, Pod, Service};
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
-use kubelite_api::quantity::Quantity;
+use kube::{Api, ResourceExt};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -16,279 +20,257 @@ pub(crate) enum EnvError {
     /// A field that the downward API doesn't offer.
     #[error("field path \"{0}\" is not supported in an environment variable")]
     FieldPath(String),
+    /// A container or resource that a variable refers to is not there.
+    #[error("environment variable {0}: {1}")]
+    Resource(String, String),
     /// A source that this kubelet doesn't read.
     #[error("environment variable {0}: its source is not supported")]
     Source(String),
-    /// An object, or a key of it, that isn't there.
+    /// A config map or secret is not there.
+    #[error("{} \"{name}\" not found", .kind.to_lowercase())]
+    Missing {
+        /// `ConfigMap` or `Secret`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// It is there but has no such key.
+    #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
+    Key {
+        /// The key.
+        key: String,
+        /// `ConfigMap` or `Secret`.
+        kind: &'static str,
+        /// The pod's namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// An entry is not text.
+    #[error("environment variable {0}: the value is not UTF-8")]
+    NotText(String),
+    /// The API server doesn't answer.
     #[error("{0}")]
-    Missing(String),
+    Api(String),
 }
 
-/// The values so far, in the order in which their names first came.
+/// A map's entries, or None if there is no such map.
+type Entries = Option<BTreeMap<String, Vec<u8>>>;
+/// The maps that an environment refers to, by kind and name.
+type Maps = BTreeMap<(&'static str, String), Entries>;
+
+const CONFIG_MAP: &str = "ConfigMap";
+const SECRET: &str = "Secret";
+
+/// The environment of `container`, in order, a later entry of one name replacing an earlier one's value.
+///
+/// `pod_ips` are the pod's addresses (the node's in the host's network); `client` reads config maps, secrets and services.
+pub(crate) async fn environment(
+    client: &kube::Client,
+    pod: &Pod,
+    container: &Container,
+    pod_ips: &[IpAddr],
+    host_ip: IpAddr,
+) -> Result<Vec<(String, String)>, EnvError> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let mut maps = Maps::new();
+    for (kind, name) in references(container) {
+        let entries = match kind {
+            SECRET => source::secret(client, &namespace, &name).await,
+            _ => source::config_map(client, &namespace, &name).await,
+        };
+        maps.insert((kind, name), entries.map_err(EnvError::Api)?);
+    }
+    let services = read_services(client, pod).await?;
+    let facts = Facts { pod, container, pod_ips, host_ip, maps, node: Allocatable::measure() };
+    facts.assemble(services)
+}
+
+/// The variables that tell of services: those of the pod's namespace if it wants them, and always the API server.
+async fn read_services(client: &kube::Client, pod: &Pod) -> Result<Vec<(String, String)>, EnvError> {
+    let failed = |e: kube::Error| EnvError::Api(format!("services can't be read: {e}"));
+    let master = Api::<Service>::namespaced(client.clone(), "default").get_opt("kubernetes").await;
+    let mut all: Vec<Service> = master.map_err(failed)?.into_iter().collect();
+    if spec::of(pod).enable_service_links.unwrap_or(true) {
+        let namespace = pod.namespace().unwrap_or_default();
+        let services = Api::<Service>::namespaced(client.clone(), &namespace);
+        all.extend(services.list(&ListParams::default()).await.map_err(failed)?.items);
+    }
+    Ok(all.iter().flat_map(services::variables).collect())
+}
+
+/// The maps that the container's environment refers to.
+fn references(container: &Container) -> Vec<(&'static str, String)> {
+    let from = container.env_from.iter().flatten().flat_map(|from| {
+        let map = from.config_map_ref.as_ref().map(|r| (CONFIG_MAP, r.name.clone()));
+        map.into_iter().chain(from.secret_ref.as_ref().map(|r| (SECRET, r.name.clone())))
+    });
+    let keys = container.env.iter().flatten().filter_map(|v| v.value_from.as_ref()).flat_map(|from| {
+        let map = from.config_map_key_ref.as_ref().map(|r| (CONFIG_MAP, r.name.clone()));
+        map.into_iter().chain(from.secret_key_ref.as_ref().map(|r| (SECRET, r.name.clone())))
+    });
+    from.chain(keys).collect()
+}
+
+/// Variables in the order of their first appearance.
 #[derive(Default)]
-struct Values {
-    values: BTreeMap<String, String>,
+struct Variables {
     order: Vec<String>,
+    values: BTreeMap<String, String>,
 }
 
-impl Values {
+impl Variables {
     fn set(&mut self, name: String, value: String) {
         if self.values.insert(name.clone(), value).is_none() {
             self.order.push(name);
         }
     }
 
-    fn into_pairs(mut self) -> Vec<(String, String)> {
-        let pair = |name: String| self.values.remove(&name).map(|value| (name, value));
-        self.order.into_iter().filter_map(pair).collect()
+    fn list(mut self) -> Vec<(String, String)> {
+        let order = std::mem::take(&mut self.order);
+        order.into_iter().filter_map(|name| self.values.remove_entry(&name)).collect()
     }
 }
 
-/// The environment of `container`, in order, a later entry of one name replacing an earlier one's value.
-///
-/// `pod_ips` are the pod's addresses (the node's in the host's network); `client` reads config maps, secrets and services.
-pub(crate) async fn environment(
-    client: &Client,
-    pod: &Pod,
-    container: &Container,
-    pod_ips: &[IpAddr],
-    host_ip: IpAddr,
-) -> Result<Vec<(String, String)>, EnvError> {
-    let maker =
-        Maker { client, pod, container, pod_ips, host_ip, namespace: pod.namespace().unwrap_or_default() };
-    let mut values = Values::default();
-    for (name, value) in maker.services().await? {
-        values.set(name, value);
-    }
-    maker.sources(&mut values).await?;
-    for variable in container.env.iter().flatten() {
-        if let Some(value) = maker.value_of(variable, &values.values).await? {
-            values.set(variable.name.clone(), value);
-        }
-    }
-    Ok(values.into_pairs())
-}
-
-struct Maker<'a> {
-    client: &'a Client,
+/// All that an environment is made from.
+struct Facts<'a> {
     pod: &'a Pod,
     container: &'a Container,
     pod_ips: &'a [IpAddr],
     host_ip: IpAddr,
-    namespace: String,
+    maps: Maps,
+    node: Allocatable,
 }
 
-impl Maker<'_> {
-    /// `envFrom`.
-    async fn sources(&self, values: &mut Values) -> Result<(), EnvError> {
-        for source in self.container.env_from.iter().flatten() {
-            let prefix = source.prefix.as_deref().unwrap_or_default();
-            let data = if let Some(map) = &source.config_map_ref {
-                self.needed("configmap", &map.name, self.config_map(&map.name).await?, map.optional)?
-            } else if let Some(secret) = &source.secret_ref {
-                self.needed("secret", &secret.name, self.secret(&secret.name).await?, secret.optional)?
-            } else {
-                BTreeMap::new()
-            };
-            for (key, value) in data {
-                let name = format!("{prefix}{key}");
-                if kubelite_api::names::env_name(&name).is_empty() {
-                    values.set(name, value);
-                }
+impl Facts<'_> {
+    fn assemble(&self, services: Vec<(String, String)>) -> Result<Vec<(String, String)>, EnvError> {
+        let mut variables = Variables::default();
+        for (name, value) in services {
+            variables.set(name, value);
+        }
+        for from in self.container.env_from.iter().flatten() {
+            let prefix = from.prefix.as_deref().unwrap_or_default();
+            let map = from.config_map_ref.as_ref().map(|r| (CONFIG_MAP, &r.name, r.optional));
+            let secret = from.secret_ref.as_ref().map(|r| (SECRET, &r.name, r.optional));
+            for (kind, name, optional) in map.into_iter().chain(secret) {
+                self.take_all(kind, name, optional.unwrap_or(false), prefix, &mut variables)?;
             }
+        }
+        for variable in self.container.env.iter().flatten() {
+            if let Some(value) = self.value(variable, &variables.values)? {
+                variables.set(variable.name.clone(), value);
+            }
+        }
+        Ok(variables.list())
+    }
+
+    fn take_all(
+        &self,
+        kind: &'static str,
+        name: &str,
+        optional: bool,
+        prefix: &str,
+        variables: &mut Variables,
+    ) -> Result<(), EnvError> {
+        let Some(entries) = self.entries(kind, name, optional)? else { return Ok(()) };
+        for (key, value) in entries {
+            let name = format!("{prefix}{key}");
+            // A map may have keys that are no names of variables; the others count.
+            if !kubelite_api::names::env_name(&name).is_empty() {
+                continue;
+            }
+            let value = String::from_utf8(value.clone()).map_err(|_| EnvError::NotText(name.clone()))?;
+            variables.set(name, value);
         }
         Ok(())
     }
 
-    async fn value_of(
+    fn entries(
+        &self,
+        kind: &'static str,
+        name: &str,
+        optional: bool,
+    ) -> Result<Option<&BTreeMap<String, Vec<u8>>>, EnvError> {
+        match self.maps.get(&(kind, name.to_string())) {
+            Some(Some(entries)) => Ok(Some(entries)),
+            _ if optional => Ok(None),
+            _ => Err(EnvError::Missing { kind, name: name.to_string() }),
+        }
+    }
+
+    /// The variable's value; None if it has an optional source that is not there.
+    fn value(
         &self,
         variable: &EnvVar,
         earlier: &BTreeMap<String, String>,
     ) -> Result<Option<String>, EnvError> {
-        match &variable.value_from {
-            None => Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), earlier))),
-            Some(from) => self.value_from(&variable.name, from).await,
-        }
-    }
-
-    async fn value_from(&self, name: &str, from: &EnvVarSource) -> Result<Option<String>, EnvError> {
+        let Some(from) = &variable.value_from else {
+            return Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), earlier)));
+        };
         if let Some(field) = &from.field_ref {
             return self.field(&field.field_path).map(Some);
         }
         if let Some(resource) = &from.resource_field_ref {
-            return self.resource(resource).await.map(Some);
+            let value = downward::resource(self.pod, Some(self.container), resource, self.node);
+            return value.map(Some).map_err(|e| EnvError::Resource(variable.name.clone(), e));
         }
-        let (what, object, key, optional, data) = if let Some(wanted) = &from.config_map_key_ref {
-            ("ConfigMap", &wanted.name, &wanted.key, wanted.optional, self.config_map(&wanted.name).await?)
-        } else if let Some(wanted) = &from.secret_key_ref {
-            ("Secret", &wanted.name, &wanted.key, wanted.optional, self.secret(&wanted.name).await?)
-        } else {
-            return Err(EnvError::Source(name.to_owned()));
+        self.key(variable, from)
+    }
+
+    fn key(&self, variable: &EnvVar, from: &EnvVarSource) -> Result<Option<String>, EnvError> {
+        let (kind, name, key, optional) = match (&from.config_map_key_ref, &from.secret_key_ref) {
+            (Some(map), _) => (CONFIG_MAP, &map.name, &map.key, map.optional),
+            (None, Some(secret)) => (SECRET, &secret.name, &secret.key, secret.optional),
+            (None, None) => return Err(EnvError::Source(variable.name.clone())),
         };
-        let found = self.needed(&what.to_lowercase(), object, data, optional)?.remove(key);
-        if found.is_none() && optional != Some(true) {
-            return Err(EnvError::Missing(format!(
-                "couldn't find key {key} in {what} {}/{object}",
-                self.namespace
-            )));
+        let optional = optional.unwrap_or(false);
+        let Some(entries) = self.entries(kind, name, optional)? else { return Ok(None) };
+        match entries.get(key) {
+            Some(value) => {
+                let text = String::from_utf8(value.clone());
+                text.map(Some).map_err(|_| EnvError::NotText(variable.name.clone()))
+            }
+            None if optional => Ok(None),
+            None => Err(EnvError::Key {
+                key: key.clone(),
+                kind,
+                namespace: self.pod.namespace().unwrap_or_default(),
+                name: name.clone(),
+            }),
         }
-        Ok(found)
     }
 
     fn field(&self, path: &str) -> Result<String, EnvError> {
-        let spec = self.pod.spec.as_ref();
+        let spec = spec::of(self.pod);
         Ok(match path {
-            "spec.nodeName" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
-            "spec.serviceAccountName" => {
-                spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default()
-            }
+            "spec.nodeName" => spec.node_name.clone().unwrap_or_default(),
+            "spec.serviceAccountName" => spec.service_account_name.clone().unwrap_or_default(),
             "status.hostIP" | "status.hostIPs" => self.host_ip.to_string(),
             "status.podIP" => self.pod_ips.first().map(ToString::to_string).unwrap_or_default(),
             "status.podIPs" => self.pod_ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-            other => return volume_field(other, self.pod),
+            other => downward::metadata(self.pod, other).ok_or(EnvError::FieldPath(other.into()))?,
         })
     }
-
-    /// A limit that is not set is what the node can give.
-    async fn resource(&self, wanted: &ResourceFieldSelector) -> Result<String, EnvError> {
-        let container = wanted.container_name.as_deref().or(Some(self.container.name.as_str()));
-        if let Some(value) = resource_value(self.pod, container, wanted, None) {
-            return Ok(value);
-        }
-        let node = self.pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-        let node = Api::<Node>::all(self.client.clone())
-            .get(&node)
-            .await
-            .map_err(|e| EnvError::Missing(message(&e)))?;
-        let value = resource_value(self.pod, container, wanted, Some(&node));
-        value.ok_or_else(|| EnvError::Missing(format!("the resource {} is not known here", wanted.resource)))
-    }
-
-    fn needed(
-        &self,
-        what: &str,
-        name: &str,
-        data: Option<BTreeMap<String, String>>,
-        optional: Option<bool>,
-    ) -> Result<BTreeMap<String, String>, EnvError> {
-        match data {
-            Some(data) => Ok(data),
-            None if optional == Some(true) => Ok(BTreeMap::new()),
-            None => Err(EnvError::Missing(format!("{what} \"{name}\" not found"))),
-        }
-    }
-
-    async fn config_map(&self, name: &str) -> Result<Option<BTreeMap<String, String>>, EnvError> {
-        let found = Api::<ConfigMap>::namespaced(self.client.clone(), &self.namespace).get_opt(name).await;
-        Ok(found.map_err(|e| EnvError::Missing(message(&e)))?.map(|map| map.data.unwrap_or_default()))
-    }
-
-    async fn secret(&self, name: &str) -> Result<Option<BTreeMap<String, String>>, EnvError> {
-        let found = Api::<Secret>::namespaced(self.client.clone(), &self.namespace).get_opt(name).await;
-        let found = found.map_err(|e| EnvError::Missing(message(&e)))?;
-        let text = |(key, bytes): (String, k8s_openapi::ByteString)| {
-            (key, String::from_utf8_lossy(&bytes.0).into_owned())
-        };
-        Ok(found.map(|secret| secret.data.unwrap_or_default().into_iter().map(text).collect()))
-    }
-
-    /// The variables by which a pod finds services that were there before it; `kubernetes` always.
-    async fn services(&self) -> Result<Vec<(String, String)>, EnvError> {
-        let failed = |e: kube::Error| EnvError::Missing(message(&e));
-        let links = self.pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
-        let mut services = Vec::new();
-        if self.namespace != "default" || !links {
-            let api: Api<Service> = Api::namespaced(self.client.clone(), "default");
-            services.extend(api.get_opt("kubernetes").await.map_err(failed)?);
-        }
-        if links {
-            let api: Api<Service> = Api::namespaced(self.client.clone(), &self.namespace);
-            services.extend(api.list(&ListParams::default()).await.map_err(failed)?);
-        }
-        Ok(services.iter().flat_map(service_variables).collect())
-    }
-}
-
-/// `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT` and the older `NAME_PORT_…` of one service.
-fn service_variables(service: &Service) -> Vec<(String, String)> {
-    let spec = service.spec.as_ref();
-    let ip = spec.and_then(|s| s.cluster_ip.clone()).filter(|ip| !ip.is_empty() && ip != "None");
-    let ports = spec.and_then(|s| s.ports.as_deref()).unwrap_or_default();
-    let (Some(ip), Some(first)) = (ip, ports.first()) else { return Vec::new() };
-    let name = service.name_any().to_uppercase().replace('-', "_");
-    let mut found = vec![
-        (format!("{name}_SERVICE_HOST"), ip.clone()),
-        (format!("{name}_SERVICE_PORT"), first.port.to_string()),
-    ];
-    for port in ports {
-        if let Some(port_name) = &port.name {
-            let port_name = port_name.to_uppercase().replace('-', "_");
-            found.push((format!("{name}_SERVICE_PORT_{port_name}"), port.port.to_string()));
-        }
-    }
-    for (i, port) in ports.iter().enumerate() {
-        let protocol = port.protocol.as_deref().unwrap_or("TCP");
-        let url = format!("{}://{ip}:{}", protocol.to_lowercase(), port.port);
-        if i == 0 {
-            found.push((format!("{name}_PORT"), url.clone()));
-        }
-        let base = format!("{name}_PORT_{}_{protocol}", port.port);
-        found.push((base.clone(), url));
-        found.push((format!("{base}_PROTO"), protocol.to_lowercase()));
-        found.push((format!("{base}_PORT"), port.port.to_string()));
-        found.push((format!("{base}_ADDR"), ip.clone()));
-    }
-    found
-}
-
-/// A field of the pod's metadata, which files can have as well as variables.
-pub(crate) fn volume_field(path: &str, pod: &Pod) -> Result<String, EnvError> {
-    let key = |rest: &str| rest.strip_suffix("']").map(str::to_owned);
-    let all = |map: &BTreeMap<String, String>| {
-        map.iter().map(|(k, v)| format!("{k}={v:?}\n")).collect::<String>().trim_end().to_owned()
-    };
-    if let Some(key) = path.strip_prefix("metadata.labels['").and_then(key) {
-        return Ok(pod.labels().get(&key).cloned().unwrap_or_default());
-    }
-    if let Some(key) = path.strip_prefix("metadata.annotations['").and_then(key) {
-        return Ok(pod.annotations().get(&key).cloned().unwrap_or_default());
-    }
-    Ok(match path {
-        "metadata.name" => pod.name_any(),
-        "metadata.namespace" => pod.namespace().unwrap_or_default(),
-        "metadata.uid" => pod.uid().unwrap_or_default(),
-        "metadata.labels" => all(pod.labels()),
-        "metadata.annotations" => all(pod.annotations()),
-        other => return Err(EnvError::FieldPath(other.to_string())),
-    })
-}
-
-/// A container's request or limit in units of the divisor, rounded up; of a limit that is not set, what `node` can give.
-pub(crate) fn resource_value(
-    pod: &Pod,
-    container: Option<&str>,
-    wanted: &ResourceFieldSelector,
-    node: Option<&Node>,
-) -> Option<String> {
-    let spec = pod.spec.as_ref()?;
-    let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let resources =
-        containers.find(|c| Some(c.name.as_str()) == container)?.resources.clone().unwrap_or_default();
-    let (kind, name) = wanted.resource.split_once('.')?;
-    let own = if kind == "limits" { resources.limits } else { resources.requests };
-    let given = own.and_then(|map| map.get(name).cloned());
-    let allocatable = || node?.status.as_ref()?.allocatable.as_ref()?.get(name).cloned();
-    let unset =
-        || (kind == "requests").then(|| k8s_openapi::apimachinery::pkg::api::resource::Quantity("0".into()));
-    let amount: Quantity = given.or_else(allocatable).or_else(unset)?.0.parse().ok()?;
-    let divisor = wanted.divisor.as_ref().and_then(|d| d.0.parse::<Quantity>().ok()).filter(|d| !d.is_zero());
-    let divisor = divisor.map_or(1000, |d| d.milli_value());
-    let milli = amount.milli_value();
-    Some((milli / divisor + i64::from(milli % divisor > 0)).to_string())
 }
 
 /// Replaces `$(NAME)` by the value of NAME where there is one; `$$` stands for one dollar sign.
 pub(crate) fn expand(text: &str, values: &BTreeMap<String, String>) -> String {
+    substitute(text, |name| values.get(name).cloned())
+}
+
+/// The names that `text` refers to and that have no value.
+pub(crate) fn unknown(text: &str, values: &BTreeMap<String, String>) -> Vec<String> {
+    let mut unknown = vec![];
+    substitute(text, |name| {
+        if !values.contains_key(name) {
+            unknown.push(name.to_string());
+        }
+        None
+    });
+    unknown
+}
+
+fn substitute(text: &str, mut value: impl FnMut(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -297,10 +279,7 @@ pub(crate) fn expand(text: &str, values: &BTreeMap<String, String>) -> String {
             out.push('$');
             rest = escaped;
         } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|r| r.split_once(')')) {
-            match values.get(name) {
-                Some(value) => out.push_str(value),
-                None => out.push_str(&format!("$({name})")),
-            }
+            out.push_str(&value(name).unwrap_or_else(|| format!("$({name})")));
             rest = tail;
         } else {
             out.push('$');
@@ -314,63 +293,89 @@ pub(crate) fn expand(text: &str, values: &BTreeMap<String, String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn expansion() {
         let values = BTreeMap::from([("A".to_string(), "1".to_string())]);
-        let cases =
-            [("$(A)", "1"), ("x$(A)y$(B)", "x1y$(B)"), ("$$(A)", "$(A)"), ("$A $", "$A $"), ("$(A", "$(A")];
+        let cases = [
+            ("$(A)", "1"),
+            ("x$(A)y$(B)", "x1y$(B)"),
+            ("$$(A)", "$(A)"),
+            ("$$$(A)", "$1"),
+            ("$A $", "$A $"),
+            ("$(A", "$(A"),
+            ("é$(A)", "é1"),
+        ];
         for (text, expected) in cases {
             assert_eq!(expand(text, &values), expected, "{text}");
         }
+        assert_eq!(unknown("$(A)/$(B)/$$(C)", &values), ["B"]);
     }
 
-    #[test]
-    fn services_are_told_as_variables() {
-        let service = serde_json::from_value(json!({
-            "metadata": {"name": "my-db"},
-            "spec": {"clusterIP": "10.43.0.9", "ports": [{"name": "sql", "port": 5432}]},
-        }));
-        let found: BTreeMap<_, _> = service_variables(&service.unwrap()).into_iter().collect();
-        for (name, value) in [
-            ("MY_DB_SERVICE_HOST", "10.43.0.9"),
-            ("MY_DB_SERVICE_PORT", "5432"),
-            ("MY_DB_SERVICE_PORT_SQL", "5432"),
-            ("MY_DB_PORT", "tcp://10.43.0.9:5432"),
-            ("MY_DB_PORT_5432_TCP_ADDR", "10.43.0.9"),
-        ] {
-            assert_eq!(found.get(name).map(String::as_str), Some(value), "{name}");
-        }
-        let headless = serde_json::from_value(
-            json!({"metadata": {"name": "h"}, "spec": {"clusterIP": "None", "ports": [{"port": 1}]}}),
-        );
-        assert!(service_variables(&headless.unwrap()).is_empty());
-    }
-
-    #[test]
-    fn resources_are_told_in_units_of_the_divisor() {
-        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [
-            {"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}}}]}}))
+    fn assemble(container: Value) -> Result<String, String> {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "p", "namespace": "ns", "uid": "u", "labels": { "app": "web" } },
+            "spec": { "nodeName": "n", "serviceAccountName": "robot", "containers": [] },
+        }))
         .unwrap();
-        let told = |resource: &str, divisor: &str| {
-            let wanted = serde_json::from_value(json!({"resource": resource, "divisor": divisor})).unwrap();
-            resource_value(&pod, Some("c"), &wanted, None)
+        let mut container = container;
+        container["name"] = "c".into();
+        let container: Container = serde_json::from_value(container).unwrap();
+        let entries = |all: &[(&str, &[u8])]| {
+            Some(all.iter().map(|(k, v)| (k.to_string(), v.to_vec())).collect::<BTreeMap<_, _>>())
         };
-        assert_eq!(told("limits.cpu", "1").as_deref(), Some("2"), "rounded up");
-        assert_eq!(told("limits.cpu", "1m").as_deref(), Some("1500"));
-        assert_eq!(told("limits.memory", "1Mi").as_deref(), Some("64"));
-        assert_eq!(told("requests.cpu", "1").as_deref(), Some("0"));
-        assert_eq!(told("limits.ephemeral-storage", "1"), None);
+        let maps = Maps::from([
+            ((CONFIG_MAP, "m".into()), entries(&[("a", b"1"), ("b", b"2")])),
+            ((SECRET, "s".into()), entries(&[("bytes", &[0xff])])),
+        ]);
+        let ips = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let node = Allocatable { cpus: 2, memory: 1_000_000_000 };
+        let host_ip = "192.0.2.1".parse().unwrap();
+        let facts = Facts { pod: &pod, container: &container, pod_ips: &ips, host_ip, maps, node };
+        let list = facts.assemble(vec![("SVC".into(), "x".into())]).map_err(|e| e.to_string())?;
+        Ok(list.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" "))
     }
 
     #[test]
-    fn fields_of_the_metadata() {
-        let pod: Pod =
-            serde_json::from_value(json!({"metadata": {"name": "p", "labels": {"a": "x", "b.c/d": "y"}}}))
-                .unwrap();
-        assert_eq!(volume_field("metadata.labels['b.c/d']", &pod).unwrap(), "y");
-        assert_eq!(volume_field("metadata.labels", &pod).unwrap(), "a=\"x\"\nb.c/d=\"y\"");
-        assert!(volume_field("spec.nothing", &pod).is_err());
+    fn environments() {
+        let field = |path: &str| json!({ "env": [{ "name": "F", "valueFrom": { "fieldRef": { "fieldPath": path } } }] });
+        let key = |kind: &str, name: &str, key: &str, optional: bool| json!({ "env": [{ "name": "K", "valueFrom": { kind: { "name": name, "key": key, "optional": optional } } }] });
+        let cases = [
+            (
+                json!({ "env": [{ "name": "A", "value": "1" }, { "name": "B", "value": "$(A)$(SVC)" }, { "name": "A", "value": "2" }] }),
+                Ok("SVC=x A=2 B=1x"),
+            ),
+            (
+                json!({ "envFrom": [{ "prefix": "P_", "configMapRef": { "name": "m" } }, { "secretRef": { "name": "no", "optional": true } }],
+                    "env": [{ "name": "P_b", "value": "own" }] }),
+                Ok("SVC=x P_a=1 P_b=own"),
+            ),
+            (json!({ "env": [{ "name": "SVC", "value": "own" }] }), Ok("SVC=own")),
+            (field("metadata.labels['app']"), Ok("SVC=x F=web")),
+            (field("spec.serviceAccountName"), Ok("SVC=x F=robot")),
+            (field("status.podIPs"), Ok("SVC=x F=10.0.0.1,fd00::1")),
+            (field("status.hostIP"), Ok("SVC=x F=192.0.2.1")),
+            (
+                field("metadata.labels"),
+                Err("field path \"metadata.labels\" is not supported in an environment variable"),
+            ),
+            (
+                json!({ "env": [{ "name": "R", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } }] }),
+                Ok("SVC=x R=2"),
+            ),
+            (key("configMapKeyRef", "m", "a", false), Ok("SVC=x K=1")),
+            (key("configMapKeyRef", "m", "z", true), Ok("SVC=x")),
+            (key("configMapKeyRef", "m", "z", false), Err("couldn't find key z in ConfigMap ns/m")),
+            (key("secretKeyRef", "s", "z", false), Err("couldn't find key z in Secret ns/s")),
+            (key("secretKeyRef", "no", "z", false), Err("secret \"no\" not found")),
+            (key("secretKeyRef", "no", "z", true), Ok("SVC=x")),
+            (key("secretKeyRef", "s", "bytes", false), Err("environment variable K: the value is not UTF-8")),
+            (json!({ "envFrom": [{ "configMapRef": { "name": "no" } }] }), Err("configmap \"no\" not found")),
+        ];
+        for (container, expected) in cases {
+            let expected = expected.map(str::to_string).map_err(str::to_string);
+            assert_eq!(assemble(container.clone()), expected, "{container}");
+        }
     }
 }

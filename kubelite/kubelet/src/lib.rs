@@ -11,7 +11,7 @@
 //! - `pod`: decisions (pure) and the worker that carries them out.
 //! - `volumes`, `env`: what a container finds in its file system and environment.
 //! - `probes`: liveness, readiness and startup.
-//! - `server`: logs and streams for the API server.
+//! - `server`, `logs`: the kubelet's own API: logs, and streams into containers.
 //! - `node`: this machine as a Node object, and its lease.
 //!
 //! Invariant: nothing is remembered that can't be read back from the runtime. A kubelet that is started anew adopts
@@ -20,8 +20,10 @@
 mod config;
 mod context;
 mod credentials;
+mod downward;
 mod env;
 mod images;
+mod logs;
 mod node;
 mod pod;
 mod probes;

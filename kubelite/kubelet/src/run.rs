@@ -48,13 +48,14 @@ pub async fn run_with(
         return Ok(());
     };
     let context = context?;
+    let server = server::start(context.clone(), shutdown.clone()).await?;
     let pods = Informer::<Pod>::default();
     feed(&context, &pods);
     let selector = watcher::Config::default().fields(&format!("spec.nodeName={}", context.config.node_name));
     let watch = pods.clone().run(Api::all(context.client.clone()), selector, shutdown.clone());
     let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(server);
     tasks.spawn(watch);
-    let serving = tokio::spawn(server::run(context.clone(), shutdown.clone()));
     tasks.spawn(work(context.clone(), shutdown.clone()));
     tasks.spawn(write(context.clone(), pods.clone(), shutdown.clone()));
     tasks.spawn(shutdown.clone().run_until_cancelled_owned(rotate::run(context.clone())).map_drop());
@@ -63,15 +64,13 @@ pub async fn run_with(
         shutdown.clone().run_until_cancelled_owned(relist_after_sync(context.clone(), pods)).map_drop(),
     );
     // No task ends before the shutdown, unless it panicked.
-    let parts = async {
-        while let Some(ended) = tasks.join_next().await {
-            ended.context("a part of the kubelet failed, pods go on running, start it again")?;
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            shutdown.cancel();
+            anyhow::bail!("a part of the kubelet failed, pods go on running, start it again: {error}");
         }
-        Ok(())
-    };
-    let outcome = tokio::select! { outcome = parts => outcome, served = serving => served? };
-    shutdown.cancel();
-    outcome
+    }
+    Ok(())
 }
 
 /// A future whose output doesn't matter.

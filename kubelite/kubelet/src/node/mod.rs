@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use machine::Identity;
+pub(crate) use object::MEMORY_RESERVE;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

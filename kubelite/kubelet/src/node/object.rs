@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 /// The version of Kubernetes whose kubelet this one behaves like.
 pub(super) const VERSION: &str = "v1.37.0+kubelite";
 /// Less free memory than this is pressure, and is kept out of allocatable.
-const MEMORY_RESERVE: u64 = 100 << 20;
+pub(crate) const MEMORY_RESERVE: u64 = 100 << 20;
 /// Less free disk than a tenth is pressure, and is kept out of allocatable.
 const DISK_RESERVE_PERCENT: u64 = 10;
 /// Less free inodes or task IDs than this is pressure.

@@ -2,8 +2,8 @@
 
 use crate::context::Context;
 use crate::images::Problem;
-use crate::probes::check::Subject;
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use crate::probes::Get;
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Pod};
 use kubelite_informer::EventType::Warning;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,18 +50,37 @@ async fn run(
     id: &str,
     hook: &LifecycleHandler,
 ) -> Result<(), String> {
-    let pod_ip = context.pod_ip(pod).await.and_then(|ip| ip.parse().ok());
-    let subject = Subject { context, pod, container: spec, id, pod_ip };
     if let Some(exec) = &hook.exec {
-        return subject.exec(exec, Duration::ZERO).await;
+        let command = exec.command.clone().unwrap_or_default();
+        let output =
+            context.runtime.exec_sync(id, &command, Duration::ZERO).await.map_err(|e| e.to_string())?;
+        return match output.exit_code {
+            0 => Ok(()),
+            code => Err(format!("command '{}' exited with {code}", command.join(" "))),
+        };
     }
     if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
         return Ok(());
     }
     if let Some(get) = &hook.http_get {
-        let answer = tokio::time::timeout(HTTP_LIMIT, subject.http_get(get)).await;
-        return answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        let request = http_get(context, pod, spec, get);
+        return tokio::time::timeout(HTTP_LIMIT, request)
+            .await
+            .map_err(|_| "no answer in time".to_string())?;
     }
     Err("this kind of hook is not supported".into())
+}
+
+async fn http_get(context: &Context, pod: &Pod, spec: &Container, get: &HTTPGetAction) -> Result<(), String> {
+    let ip = match super::spec::host_network(pod) {
+        true => Some(context.config.node_ip),
+        false => context.pod_ip(pod).await.and_then(|ip| ip.parse().ok()),
+    };
+    let request = Get::new(spec, get, ip.ok_or("the pod has no address")?)?;
+    match request.send().await {
+        Ok(200..=399) => Ok(()),
+        Ok(code) => Err(format!("Get \"{request}\": HTTP status {code}")),
+        Err(error) => Err(format!("Get \"{request}\": {error}")),
+    }
 }

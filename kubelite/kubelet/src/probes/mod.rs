@@ -1,24 +1,30 @@
 //! Liveness, readiness and startup probes: who runs them, and what came out.
 //!
-//! One task a probe, from its container's start to its end. What counts is [`state`], which is pure; how to ask is
-//! [`check`]'s matter. A verdict that changes wakes the pod's worker, which alone acts on it.
+//! Each probe of a running container is a task. [`state`] says from its results what the verdict is, [`action`] is one
+//! try; [`http`] is also the client of hooks.
 
-pub(crate) mod check;
+mod action;
+mod grpc;
+mod http;
 mod state;
 
+pub(crate) use http::Get;
+
 use crate::context::Context;
-use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use crate::pod::spec;
+use action::{Action, Outcome};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 use kube::ResourceExt;
 use kubelite_informer::EventType::Warning;
 use parking_lot::Mutex;
+use state::{Kind, Plan, Run};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio_util::sync::{CancellationToken, DropGuard};
-
-use state::{State, Timing};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::task::AbortOnDropHandle;
 
 /// What the probes of one container said so far. None: not yet known, or there is no such probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +35,33 @@ pub(crate) struct Probed {
     pub(crate) ready: Option<bool>,
     /// The liveness (or startup) probe's last verdict; false makes the worker kill and restart the container.
     pub(crate) alive: Option<bool>,
+}
+
+impl Probed {
+    /// Takes in a verdict; says whether anything changed.
+    fn put(&mut self, kind: Kind, verdict: bool) -> bool {
+        let old = *self;
+        match kind {
+            Kind::Startup if verdict => self.started = Some(true),
+            Kind::Readiness => self.ready = Some(verdict),
+            Kind::Startup | Kind::Liveness => self.alive = Some(verdict),
+        }
+        *self != old
+    }
+
+    /// What a kubelet before this one found out, as it stands in the pod's status: a restart of the kubelet makes no
+    /// container unready.
+    fn adopted(pod: &Pod, id: &str) -> Probed {
+        let status = pod.status.clone().unwrap_or_default();
+        let lists = [status.container_statuses, status.init_container_statuses];
+        let same = |s: &ContainerStatus| s.container_id.as_ref().is_some_and(|own| own.ends_with(id));
+        let Some(status) = lists.into_iter().flatten().flatten().find(same) else { return Probed::default() };
+        Probed {
+            started: status.started.filter(|started| *started),
+            ready: status.ready.then_some(true),
+            alive: None,
+        }
+    }
 }
 
 /// A container that runs and may have probes.
@@ -42,45 +75,17 @@ pub(crate) struct Target {
     pub(crate) started_at: i64,
 }
 
-/// Which of a container's probes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Startup,
-    Readiness,
-    Liveness,
-}
-
-impl Kind {
-    const ALL: [Kind; 3] = [Kind::Startup, Kind::Readiness, Kind::Liveness];
-
-    fn of(self, container: &Container) -> Option<&Probe> {
-        match self {
-            Kind::Startup => container.startup_probe.as_ref(),
-            Kind::Readiness => container.readiness_probe.as_ref(),
-            Kind::Liveness => container.liveness_probe.as_ref(),
-        }
-    }
-
-    fn record(self, probed: &mut Probed, verdict: bool) {
-        match self {
-            Kind::Startup if verdict => probed.started = Some(true),
-            Kind::Startup | Kind::Liveness => probed.alive = Some(verdict),
-            Kind::Readiness => probed.ready = Some(verdict),
-        }
-    }
-}
-
 /// All probes of the node.
 #[derive(Default)]
 pub(crate) struct Probes {
-    running: Mutex<HashMap<String, Running>>,
+    /// By the pod's UID and the container's ID.
+    pods: Mutex<HashMap<String, HashMap<String, Probing>>>,
 }
 
-/// The probes of one container; they end when this is dropped.
-struct Running {
-    pod_uid: String,
-    probed: watch::Sender<Probed>,
-    _end: DropGuard,
+/// The probes of one container; dropped, they end.
+struct Probing {
+    probed: watch::Receiver<Probed>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Probes {
@@ -95,113 +100,113 @@ impl Probes {
         running: &[Target],
     ) {
         let uid = pod.uid().unwrap_or_default();
-        let mut all = self.running.lock();
-        all.retain(|id, probes| probes.pod_uid != uid || running.iter().any(|target| target.id == *id));
-        for target in running {
-            if !all.contains_key(&target.id)
-                && let Some(probes) = begin(context, pod, pod_ip, target)
-            {
-                all.insert(target.id.clone(), probes);
-            }
+        let mut pods = self.pods.lock();
+        let probing = pods.entry(uid.clone()).or_default();
+        probing.retain(|id, _| running.iter().any(|target| target.id == *id));
+        // Without an address it is not yet known where to ask; the next look knows.
+        if let Some(ip) = pod_ip {
+            let new = running.iter().filter(|target| !probing.contains_key(&target.id)).collect::<Vec<_>>();
+            probing
+                .extend(new.into_iter().map(|target| (target.id.clone(), start(context, pod, ip, target))));
+        }
+        if probing.is_empty() {
+            pods.remove(&uid);
         }
     }
 
     /// What the probes of the container with this ID said.
     pub(crate) fn of(&self, container_id: &str) -> Probed {
-        self.running.lock().get(container_id).map(|running| *running.probed.borrow()).unwrap_or_default()
+        let pods = self.pods.lock();
+        let probing = pods.values().find_map(|containers| containers.get(container_id));
+        probing.map(|probing| *probing.probed.borrow()).unwrap_or_default()
     }
 }
 
-/// Starts the probes of a container; none if it has none.
-fn begin(context: &Arc<Context>, pod: &Arc<Pod>, pod_ip: Option<IpAddr>, target: &Target) -> Option<Running> {
-    let (_, container) = crate::pod::spec::find(pod, &target.container)?;
-    let probes: Vec<(Kind, Probe)> =
-        Kind::ALL.into_iter().filter_map(|kind| Some((kind, kind.of(&container)?.clone()))).collect();
-    if probes.is_empty() {
-        return None;
+/// The probes of a container with their kinds.
+fn probes_of(container: &Container) -> impl Iterator<Item = (Kind, &k8s_openapi::api::core::v1::Probe)> {
+    let startup = container.startup_probe.iter().map(|p| (Kind::Startup, p));
+    let readiness = container.readiness_probe.iter().map(|p| (Kind::Readiness, p));
+    startup.chain(readiness).chain(container.liveness_probe.iter().map(|p| (Kind::Liveness, p)))
+}
+
+fn start(context: &Arc<Context>, pod: &Arc<Pod>, ip: IpAddr, target: &Target) -> Probing {
+    let container = spec::find(pod, &target.container).map(|(_, c)| c).unwrap_or_default();
+    let mut before = Probed::adopted(pod, &target.id);
+    if container.startup_probe.is_none() {
+        before.started = None;
     }
-    let end = CancellationToken::new();
-    let (sender, _) = watch::channel(Probed::default());
-    for (kind, probe) in probes {
-        let asker = Asker {
+    let (sender, receiver) = watch::channel(before);
+    let sender = Arc::new(sender);
+    let age = jiff::Timestamp::now().as_nanosecond() - i128::from(target.started_at);
+    let age = Duration::from_nanos(u64::try_from(age).unwrap_or(0));
+    let tasks = probes_of(&container).map(|(kind, probe)| {
+        let task = Task {
             context: context.clone(),
             pod: pod.clone(),
-            container: container.clone(),
-            pod_ip,
-            target: target.clone(),
+            id: target.id.clone(),
             kind,
-            probe,
+            plan: Plan::new(probe),
+            action: Action::new(&container, probe, ip),
+            probed: sender.clone(),
+            gated: kind != Kind::Startup && container.startup_probe.is_some(),
         };
-        tokio::spawn(end.clone().run_until_cancelled_owned(asker.run(sender.clone())));
-    }
-    Some(Running { pod_uid: pod.uid().unwrap_or_default(), probed: sender, _end: end.drop_guard() })
+        AbortOnDropHandle::new(tokio::spawn(task.run(age)))
+    });
+    Probing { _tasks: tasks.collect(), probed: receiver }
 }
 
 /// One probe of one container.
-struct Asker {
+struct Task {
     context: Arc<Context>,
     pod: Arc<Pod>,
-    container: Container,
-    pod_ip: Option<IpAddr>,
-    target: Target,
+    id: String,
     kind: Kind,
-    probe: Probe,
+    plan: Plan,
+    action: Action,
+    probed: Arc<watch::Sender<Probed>>,
+    /// It waits for the startup probe.
+    gated: bool,
 }
 
-impl Asker {
-    async fn run(self, probed: watch::Sender<Probed>) {
-        if self.kind != Kind::Startup && self.container.startup_probe.is_some() {
-            // Fails only if the sender is gone, and this task holds one.
-            let _ = probed.subscribe().wait_for(|p| p.started == Some(true)).await;
+impl Task {
+    /// Probes for ever, or until a verdict ends it; `age` is how long the container runs already.
+    async fn run(self, age: Duration) {
+        let first = Instant::now() + self.plan.initial_delay.saturating_sub(age);
+        if self.gated && self.probed.subscribe().wait_for(|p| p.started == Some(true)).await.is_err() {
+            return;
         }
-        let timing = Timing::of(&self.probe);
-        let age = jiff::Timestamp::now().as_nanosecond() - i128::from(self.target.started_at);
-        let age = Duration::from_nanos(u64::try_from(age).unwrap_or(0));
-        tokio::time::sleep(timing.initial_delay.saturating_sub(age)).await;
-        let mut state = State::default();
+        if self.kind == Kind::Startup && self.probed.borrow().started == Some(true) {
+            return;
+        }
+        tokio::time::sleep_until(first).await;
+        let mut ticks = tokio::time::interval(self.plan.period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut run = Run::default();
         loop {
-            let outcome = match tokio::time::timeout(timing.timeout, self.ask()).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(format!("command timed out after {} s", timing.timeout.as_secs())),
-            };
-            if let Err(text) = &outcome {
-                self.tell(text);
+            ticks.tick().await;
+            let Some(success) = self.once().await else { continue };
+            let Some(verdict) = run.verdict(&self.plan, success) else { continue };
+            if self.probed.send_if_modified(|probed| probed.put(self.kind, verdict)) {
+                self.context.queue.add(self.pod.uid().unwrap_or_default());
             }
-            if let Some(verdict) = state.record(outcome.is_ok(), &timing) {
-                probed.send_modify(|p| self.kind.record(p, verdict));
-                let uid = self.pod.uid().unwrap_or_default();
-                self.context.queue.add(uid.clone());
-                self.context.writes.add(uid);
-                if self.kind == Kind::Startup {
-                    return;
-                }
+            // A started container is not asked again whether it started; one that is dead is killed, which ends this.
+            if self.kind == Kind::Startup && verdict || self.kind != Kind::Readiness && !verdict {
+                return;
             }
-            tokio::time::sleep(timing.period).await;
         }
     }
 
-    async fn ask(&self) -> Result<(), String> {
-        let subject = check::Subject {
-            context: &self.context,
-            pod: &self.pod,
-            container: &self.container,
-            id: &self.target.id,
-            pod_ip: self.pod_ip,
+    async fn once(&self) -> Option<bool> {
+        let text = match self.action.run(&self.context.runtime, &self.id, self.plan.timeout).await {
+            Outcome::Success => return Some(true),
+            Outcome::Failure(text) => text,
+            Outcome::Unknown(error) => {
+                tracing::debug!(error, pod = %self.pod.name_any(), "a probe could not be run");
+                return None;
+            }
         };
-        if let Some(exec) = &self.probe.exec {
-            return subject.exec(exec, Timing::of(&self.probe).timeout).await;
-        }
-        if let Some(get) = &self.probe.http_get {
-            return subject.http_get(get).await;
-        }
-        if let Some(socket) = &self.probe.tcp_socket {
-            return subject.tcp(socket).await;
-        }
-        Err("this kind of probe is not supported by this kubelet".to_owned())
-    }
-
-    fn tell(&self, text: &str) {
-        let text = format!("{:?} probe failed: {text}", self.kind);
+        let text = format!("{} probe failed: {text}", self.kind.title());
         self.context.recorder.record(&*self.pod, Warning, "Unhealthy", text);
+        Some(false)
     }
 }

@@ -1,114 +1,102 @@
-//! TLS with client certificates, and HTTP/1.1 over it: what streams are upgraded from.
+//! Who a client is: its certificate, verified by the cluster's client authority, says so.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
-
+use crate::Config;
 use anyhow::Context as _;
-use axum::Router;
-use axum::body::Body;
-use http::Request;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use std::sync::Arc;
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
-/// Connections at a time, every followed log and every shell included.
-const MAX_CONNECTIONS: usize = 512;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The common name of the API server's client certificate.
+const API_SERVER: &str = "kube-apiserver-kubelet-client";
+/// The group that may do everything.
+const MASTERS: &str = "system:masters";
 
-/// Whose certificate the client showed.
-#[derive(Clone, Debug)]
-pub(super) struct Peer {
-    /// The common name.
-    pub(super) name: String,
-    /// The organisations.
+/// A verified client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// Common name: the user.
+    pub(super) user: String,
+    /// Organizations: the groups.
     pub(super) groups: Vec<String>,
 }
 
-/// A server that asks for a certificate of this CA; without one a client gets as far as the 401.
-pub(super) fn acceptor(certificate: &str, key: &str, client_ca: &str) -> anyhow::Result<TlsAcceptor> {
+impl Identity {
+    /// The user of a certificate whose signature was verified; None if it can't be read.
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Identity> {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        Some(Identity::named(certificate.subject()))
+    }
+
+    fn named(name: &X509Name<'_>) -> Identity {
+        let groups = name.iter_organization().filter_map(|o| o.as_str().ok());
+        Identity {
+            user: name
+                .iter_common_name()
+                .next()
+                .and_then(|n| n.as_str().ok())
+                .unwrap_or_default()
+                .to_string(),
+            groups: groups.map(str::to_string).collect(),
+        }
+    }
+
+    /// Whether the client may use the kubelet's API. There is no finer right: whoever may exec may do all.
+    pub(super) fn allowed(&self) -> bool {
+        self.user == API_SERVER || self.groups.iter().any(|group| group == MASTERS)
+    }
+}
+
+/// The serving side of TLS. Clients without a certificate get through the handshake, so that they can be told why they
+/// are refused; those with a certificate of another authority don't.
+pub(super) fn server(config: &Config) -> anyhow::Result<Arc<rustls::ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
-    for ca in CertificateDer::pem_slice_iter(client_ca.as_bytes()) {
-        roots.add(ca?)?;
+    for certificate in
+        certificates(&config.client_ca).context("reading the client authority's certificate")?
+    {
+        roots.add(certificate).context("the client authority's certificate can't be used")?;
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
-        .build()?;
-    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    let mut config = ServerConfig::builder_with_provider(provider)
+        .build()
+        .context("the client authority's certificate can't be used")?;
+    let chain = certificates(&config.serving_certificate).context("reading the serving certificate")?;
+    let key = PrivateKeyDer::from_pem_slice(config.serving_key.as_bytes())
+        .context("reading the serving certificate's key")?;
+    let mut server = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes())?)
-        .context("the kubelet's serving certificate cannot be used")?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+        .with_single_cert(chain, key)
+        .context("the serving certificate and its key can't be used")?;
+    // Connections are upgraded for exec and its like, which HTTP/2 can't do.
+    server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(server))
 }
 
-/// Accepts until `shutdown`.
-pub(super) async fn serve(
-    address: SocketAddr,
-    acceptor: TlsAcceptor,
-    router: Router,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}: does another kubelet run on this host?"))?;
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let place = places.clone().acquire_owned().await?;
-        let stream = tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "the kubelet's server cannot accept");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
-        };
-        let (acceptor, router, shutdown) = (acceptor.clone(), router.clone(), shutdown.clone());
-        tokio::spawn(shutdown.run_until_cancelled_owned(connection(stream, acceptor, router, place)));
-    }
+fn certificates(pem: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let all = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    anyhow::ensure!(!all.is_empty(), "there is no certificate in it");
+    Ok(all)
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, place: OwnedSemaphorePermit) {
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
-        return;
-    };
-    let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(peer);
-    let service = tower::service_fn(move |mut request: Request<Incoming>| {
-        if let Some(peer) = peer.clone() {
-            request.extensions_mut().insert(peer);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_use_the_api() {
+        let cases: [(&str, &[&str], bool); 4] = [
+            (API_SERVER, &[], true),
+            ("admin", &["devs", MASTERS], true),
+            ("system:node:n", &["system:nodes"], false),
+            (MASTERS, &[], false),
+        ];
+        for (user, groups, allowed) in cases {
+            let groups = groups.iter().map(|g| g.to_string()).collect();
+            assert_eq!(Identity { user: user.into(), groups }.allowed(), allowed, "{user}");
         }
-        router.clone().oneshot(request.map(Body::new))
-    });
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    let served =
-        http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).with_upgrades();
-    // A client that breaks off is its own matter.
-    let _ = served.await;
-    drop(place);
-}
-
-fn peer(certificate: &CertificateDer<'_>) -> Option<Peer> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = certificate.subject().iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned);
-    Some(Peer { name, groups: groups.collect() })
+    }
 }

@@ -1,52 +1,67 @@
-//! emptyDir: a folder of the node's disk, or of its memory.
+//! emptyDir: a directory of the pod's own, on disk or in memory.
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
-use std::path::Path;
-
+use super::Volume;
 use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
 use kubelite_api::quantity::Quantity;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
+use nix::unistd::{Gid, chown};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
+/// Everyone in the pod may write.
 const MODE: u32 = 0o777;
+/// What is made in a directory with this bit belongs to the directory's group.
+const SET_GROUP: u32 = 0o2000;
 
-/// Makes it, unless it is there.
-pub(super) fn make(path: &Path, source: &EmptyDirVolumeSource, group: Option<i64>) -> io::Result<()> {
-    if path.is_dir() && (source.medium.as_deref() != Some("Memory") || is_mounted(path)?) {
+/// Makes the directory. What containers put there stays as it is when this is called again.
+pub(super) fn set_up(source: &EmptyDirVolumeSource, volume: &Volume<'_>) -> Result<(), String> {
+    let path = &volume.path;
+    let result = match source.medium.as_deref().unwrap_or_default() {
+        "" => make(path, volume.group),
+        "Memory" => {
+            let limit = source.size_limit.as_ref().and_then(|q| q.0.parse::<Quantity>().ok());
+            in_memory(path, limit.map(|q| q.value()).filter(|bytes| *bytes > 0), volume.group)
+        }
+        other => return Err(format!("unknown storage medium \"{other}\"")),
+    };
+    result.map_err(|e| format!("making {}: {e}", path.display()))
+}
+
+fn make(path: &Path, group: Option<u32>) -> io::Result<()> {
+    if path.is_dir() && ready(path, group)? {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(0o750).create(path)?;
-    if source.medium.as_deref() == Some("Memory") {
-        let limit = source.size_limit.as_ref().and_then(|q| q.0.parse::<Quantity>().ok()).map(|q| q.value());
-        let options = limit.map_or_else(String::new, |bytes| format!("size={bytes}"));
-        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))?;
-    }
-    let group = group.and_then(|g| u32::try_from(g).ok());
+    fs::create_dir_all(path)?;
+    finish(path, group)
+}
+
+/// Whether the directory was finished before; a kubelet that ended in between left it half made.
+fn ready(path: &Path, group: Option<u32>) -> io::Result<bool> {
+    let metadata = fs::metadata(path)?;
+    Ok(metadata.mode() & MODE == MODE && group.is_none_or(|group| metadata.gid() == group))
+}
+
+fn finish(path: &Path, group: Option<u32>) -> io::Result<()> {
     if let Some(group) = group {
-        chown(path, None, Some(group))?;
+        chown(path, None, Some(Gid::from_raw(group)))?;
     }
-    // What is made in it belongs to the group too.
-    let sticky = if group.is_some() { 0o2000 } else { 0 };
-    fs::set_permissions(path, Permissions::from_mode(MODE | sticky))
+    let inherit = if group.is_some() { SET_GROUP } else { 0 };
+    fs::set_permissions(path, Permissions::from_mode(MODE | inherit))
 }
 
-/// Unmounts whatever is mounted below a folder, the deepest first.
-pub(super) fn unmount_below(dir: &Path) -> io::Result<()> {
-    let mut below: Vec<_> = mounts()?.into_iter().filter(|at| Path::new(at).starts_with(dir)).collect();
-    below.sort_by_key(|at| std::cmp::Reverse(at.len()));
-    for at in below {
-        umount2(Path::new(&at), MntFlags::UMOUNT_NOFOLLOW)?;
+fn in_memory(path: &Path, bytes: Option<i64>, group: Option<u32>) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    if !is_mount(path)? {
+        let size = bytes.map(|bytes| format!("size={bytes}"));
+        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), size.as_deref())?;
     }
-    Ok(())
+    if ready(path, group)? { Ok(()) } else { finish(path, group) }
 }
 
-fn is_mounted(path: &Path) -> io::Result<bool> {
-    Ok(mounts()?.iter().any(|at| Path::new(at) == path))
-}
-
-/// Where something is mounted, from the kernel's table; its blanks are escaped there.
-fn mounts() -> io::Result<Vec<String>> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(table.lines().filter_map(|line| Some(line.split(' ').nth(4)?.replace("\\040", " "))).collect())
+/// Whether another file system begins at the path.
+fn is_mount(path: &Path) -> io::Result<bool> {
+    let parent = path.parent().map_or(Ok(None), |p| fs::metadata(p).map(|m| Some(m.dev())))?;
+    Ok(parent.is_some_and(|dev| fs::metadata(path).is_ok_and(|m| m.dev() != dev)))
 }

@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+mod front;
 mod image;
+mod inside;
 mod node;
+mod streaming;
+mod tls;
 
 use api::Api;
 use node::{IMAGE, Node, wait};

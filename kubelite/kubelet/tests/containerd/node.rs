@@ -2,6 +2,7 @@
 
 use crate::api::Api;
 use crate::image;
+use crate::tls::Authority;
 use kubelite_kubelet::Config;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -81,8 +82,25 @@ impl Node {
         &self,
         api: &Api,
     ) -> (CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>) {
+        self.kubelet_at(api, &Authority::new(), "127.0.0.1:0".parse().unwrap())
+    }
+
+    /// Starts a kubelet whose own API is at `listen`.
+    pub(crate) fn kubelet_at(
+        &self,
+        api: &Api,
+        authority: &Authority,
+        listen: std::net::SocketAddr,
+    ) -> (CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>) {
         let shutdown = CancellationToken::new();
-        let config = config_at(&self.dir, &self.socket());
+        let (serving_certificate, serving_key) = authority.issue(None);
+        let config = Config {
+            listen,
+            serving_certificate,
+            serving_key,
+            client_ca: authority.certificate.clone(),
+            ..config_at(&self.dir, &self.socket())
+        };
         let task = tokio::spawn(kubelite_kubelet::run(api.client(), config, shutdown.clone()));
         (shutdown, task)
     }
@@ -90,9 +108,8 @@ impl Node {
 
 /// A kubelet's settings with all files below `dir`.
 pub(crate) fn config_at(dir: &Path, socket: &Path) -> Config {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate =
-        rcgen::CertificateParams::new(vec!["kubelet2".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    let authority = Authority::new();
+    let (serving_certificate, serving_key) = authority.issue(None);
     Config {
         node_name: "kubelet2".into(),
         node_ip: "127.0.0.1".parse().unwrap(),
@@ -102,9 +119,9 @@ pub(crate) fn config_at(dir: &Path, socket: &Path) -> Config {
         cluster_dns: None,
         cluster_domain: "cluster.local".into(),
         listen: "127.0.0.1:0".parse().unwrap(),
-        serving_certificate: certificate.clone(),
-        serving_key: key.serialize_pem(),
-        client_ca: certificate,
+        serving_certificate,
+        serving_key,
+        client_ca: authority.certificate,
         labels: BTreeMap::new(),
         cgroup_root: Some(CGROUP.into()),
         max_pods: 110,
