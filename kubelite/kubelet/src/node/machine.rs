@@ -46,6 +46,11 @@ pub(crate) fn memory() -> u64 {
     field(&read("/proc/meminfo"), "MemTotal:").unwrap_or(0) * 1024
 }
 
+/// Whether the kernel confines processes by AppArmor profiles.
+pub(crate) fn apparmor() -> bool {
+    read("/sys/module/apparmor/parameters/enabled").starts_with('Y')
+}
+
 /// Measures what doesn't change.
 pub(crate) fn identity() -> Identity {
     let uname = nix::sys::utsname::uname();

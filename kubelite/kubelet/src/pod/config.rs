@@ -1,6 +1,6 @@
 //! What the runtime is told about a pod's sandbox and its containers. Pure.
 
-use super::{dns, resources, spec};
+use super::{admit, dns, resources, spec};
 use crate::Config;
 use crate::runtime::*;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
@@ -53,6 +53,8 @@ pub(crate) fn sandbox(config: &Config, pod: &Pod, attempt: u32, node: &Dns) -> S
         cgroup_parent: cgroup_parent(config, pod),
         sysctls: sysctls(pod),
         security: sandbox_security(pod),
+        // The caller's to look up: it is the RuntimeClass' and not the pod's.
+        runtime_handler: String::new(),
     }
 }
 
@@ -64,7 +66,7 @@ pub(crate) fn cgroup_parent(config: &Config, pod: &Pod) -> String {
 
 fn sysctls(pod: &Pod) -> BTreeMap<String, String> {
     let context = spec::of(pod).security_context.clone().unwrap_or_default();
-    context.sysctls.into_iter().flatten().map(|s| (s.name, s.value)).collect()
+    context.sysctls.into_iter().flatten().map(|s| (admit::dotted(&s.name), s.value)).collect()
 }
 
 fn port_mappings(pod: &Pod) -> Vec<PortMapping> {

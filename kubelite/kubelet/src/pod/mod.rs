@@ -1,6 +1,7 @@
 //! One pod: what is there (`observed`), what to do (`step`, pure), how it is (`status`, pure), what the runtime is told
 //! (`config`, pure), and the `worker` that carries it out.
 
+mod admit;
 pub(crate) mod backoff;
 mod cgroups;
 mod conditions;

@@ -1,5 +1,6 @@
 //! Starting: a sandbox; a container with its image, environment, volumes and files.
 
+use super::admit;
 use super::config;
 use super::files;
 use super::observed::Observed;
@@ -12,6 +13,8 @@ use crate::runtime::{ContainerConfig, Image, SandboxConfig};
 use crate::{env, volumes};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::Api;
 use kubelite_informer::EventType::{Normal, Warning};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -37,7 +40,15 @@ pub(super) async fn sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32
         context.recorder.record(&**pod, Warning, "FailedCreatePodSandBox", text);
         return Outcome::later(RETRY * 6);
     }
-    let config = sandbox_config(context, pod, attempt).await;
+    let mut config = sandbox_config(context, pod, attempt).await;
+    match runtime_handler(context, pod).await {
+        Ok(handler) => config.runtime_handler = handler,
+        Err(error) => {
+            let text = format!("Failed to create pod sandbox: {error}");
+            context.recorder.record(&**pod, Warning, "FailedCreatePodSandBox", text);
+            return Outcome::later(RETRY);
+        }
+    }
     if let Err(error) = tokio::fs::create_dir_all(&config.log_directory).await {
         let text = format!("Failed to create pod sandbox: creating {}: {error}", config.log_directory);
         context.recorder.record(&**pod, Warning, "FailedCreatePodSandBox", text);
@@ -52,6 +63,17 @@ pub(super) async fn sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32
             Outcome::later(RETRY)
         }
     }
+}
+
+/// The handler of the pod's RuntimeClass. A pod that asked for a sandboxed runtime never gets the default one instead.
+async fn runtime_handler(context: &Context, pod: &Pod) -> Result<String, String> {
+    let spec = spec::of(pod);
+    let Some(name) = spec.runtime_class_name.as_deref().filter(|n| !n.is_empty()) else {
+        return Ok(String::new());
+    };
+    let found = Api::<RuntimeClass>::all(context.client.clone()).get_opt(name).await;
+    let found = found.map_err(|error| format!("reading RuntimeClass \"{name}\": {error}"))?;
+    found.map(|class| class.handler).ok_or_else(|| format!("RuntimeClass \"{name}\" not found"))
 }
 
 async fn sandbox_config(context: &Context, pod: &Pod, attempt: u32) -> SandboxConfig {
@@ -111,6 +133,9 @@ async fn attempt(
     let sandbox = sandbox_config(context, pod, attempt).await;
     let image = images::ensure(context, pod, spec, &sandbox, &mut memory.pulls).await?;
     check_user(pod, spec, &image)?;
+    if let Some(text) = admit::unsupported_mount(spec) {
+        return Err(Problem::new("CreateContainerConfigError", text));
+    }
     let config = assemble(context, pod, observed, what, spec, image).await?;
     run(context, pod, what, spec, &config, &sandbox).await
 }

@@ -1,5 +1,6 @@
 //! How a pod is, as its status at the API says it. Pure.
 
+use super::admit::Refusal;
 use super::observed::{Observed, Seen};
 use super::spec::{self, Kind, Restart};
 use crate::images::Problem;
@@ -23,6 +24,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) probed: &'a dyn Fn(&str) -> Probed,
     /// Why containers, by name, don't run.
     pub(crate) problems: &'a BTreeMap<String, Problem>,
+    /// Why this node doesn't run the pod.
+    pub(crate) refusal: Option<&'a Refusal>,
     /// The runtime's name, the scheme of container IDs.
     pub(crate) runtime_name: &'a str,
     /// The node's address.
@@ -51,6 +54,7 @@ pub(crate) fn status(pod: &Pod, facts: &Facts<'_>) -> PodStatus {
     if !spec::terminal(pod) {
         status.phase = Some(phase(pod, facts, &init, &main).to_string());
         overdue(pod, facts, &mut status);
+        refused(facts, &mut status);
     }
     addresses(pod, facts, &mut status);
     status.start_time.get_or_insert(seconds(facts.now));
@@ -60,6 +64,12 @@ pub(crate) fn status(pod: &Pod, facts: &Facts<'_>) -> PodStatus {
     status.container_statuses = filled(main);
     status.ephemeral_container_statuses = filled(ephemeral);
     super::conditions::update(pod, facts.observed, &mut status, facts.now);
+    if facts.refusal.is_some() {
+        // Its containers never will be; waiting ones would hide the reason.
+        status.init_container_statuses = None;
+        status.container_statuses = None;
+        status.ephemeral_container_statuses = None;
+    }
     status
 }
 
@@ -77,6 +87,14 @@ fn overdue(pod: &Pod, facts: &Facts<'_>, status: &mut PodStatus) {
         status.phase = Some("Failed".into());
         status.reason = Some("DeadlineExceeded".into());
         status.message = Some("Pod was active on the node longer than the specified deadline".into());
+    }
+}
+
+fn refused(facts: &Facts<'_>, status: &mut PodStatus) {
+    if let Some(refusal) = facts.refusal {
+        status.phase = Some("Failed".into());
+        status.reason = Some(refusal.reason.into());
+        status.message = Some(format!("Pod was rejected: {}", refusal.message));
     }
 }
 

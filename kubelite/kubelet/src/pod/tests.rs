@@ -1,5 +1,6 @@
 //! Tables: a pod in a runtime's state, what is done about it, and how it looks to a user.
 
+use super::admit::Refusal;
 use super::backoff::Backoff;
 use super::observed::{Observed, Seen};
 use super::status::{Facts, status};
@@ -196,17 +197,45 @@ fn the_deadline_ends_a_pod() {
 }
 
 fn look(pod: &Pod, observed: &Observed, problems: &[(&str, &'static str)], probed: Probed) -> PodStatus {
+    look_at(pod, observed, problems, probed, None)
+}
+
+fn look_at(
+    pod: &Pod,
+    observed: &Observed,
+    problems: &[(&str, &'static str)],
+    probed: Probed,
+    refusal: Option<&Refusal>,
+) -> PodStatus {
     let problems =
         problems.iter().map(|(name, reason)| (name.to_string(), Problem::new(reason, "text"))).collect();
     let facts = Facts {
         observed,
         probed: &|_| probed,
         problems: &problems,
+        refusal,
         runtime_name: "containerd",
         host_ip: "192.0.2.1".parse().unwrap(),
         now: now(),
     };
     status(pod, &facts)
+}
+
+#[test]
+fn a_refused_pod_fails_with_its_reason_alone() {
+    let init = json!([{ "name": "i1", "image": "i" }]);
+    let refusal = Refusal { reason: "SysctlForbidden", message: "forbidden sysctl".into() };
+    let mut pod = pod(json!({ "initContainers": init }));
+    let nothing = observed("nothing");
+    for _ in 0..2 {
+        let refused = look_at(&pod, &nothing, &[], Probed::default(), Some(&refusal));
+        let lacking = "!PodReadyToStartContainers !Initialized !Ready !ContainersReady";
+        assert_eq!(line(&refused), format!("Failed {lacking}"));
+        assert_eq!(refused.reason.as_deref(), Some("SysctlForbidden"));
+        assert_eq!(refused.message.as_deref(), Some("Pod was rejected: forbidden sysctl"));
+        // The next look begins with what the last one said, and says the same.
+        pod.status = Some(refused);
+    }
 }
 
 /// A status in one line: phase, each container's state, the conditions that are not True.

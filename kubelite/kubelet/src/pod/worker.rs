@@ -3,6 +3,7 @@
 //! The queue runs a pod's looks one after the other and different pods' side by side. Telling the API means putting the
 //! status into the table; the writer sends it, so that an API server that is slow or away stops no pod.
 
+use super::admit::{self, Refusal};
 use super::backoff::Backoff;
 use super::observed::{self, Cache, Observed};
 use super::step::{Action, Input, step};
@@ -97,21 +98,22 @@ async fn look(
     let pod = &entry.pod;
     context.probes.sync(context, pod, pod_ip(context, entry, &observed), &targets(pod, &observed));
     let probed = |id: &str| context.probes.of(id);
+    let refusal = refusal(context, uid, entry, memory, &observed);
     let actions = step(&Input {
         pod,
         observed: &observed,
         probed: &probed,
         backoff: &memory.backoff,
         network_ready: context.network().ready,
-        terminal: memory.terminal,
+        terminal: memory.terminal || refusal.is_some(),
         now: Timestamp::now(),
     });
     note(context, entry, memory, &observed, &actions);
-    report(context, uid, entry, memory, &observed);
+    report(context, uid, entry, memory, &observed, refusal.as_ref());
     let problems = memory.problems.clone();
     let outcome = act(context, entry, memory, &observed, actions).await?;
     if memory.problems != problems {
-        report(context, uid, entry, memory, &observed);
+        report(context, uid, entry, memory, &observed, refusal.as_ref());
     }
     if !outcome.progress {
         refresh_volumes(context, entry, memory, &observed).await;
@@ -172,7 +174,35 @@ fn note(context: &Context, entry: &Entry, memory: &mut Memory, observed: &Observ
     }
 }
 
-fn report(context: &Context, uid: &str, entry: &Entry, memory: &mut Memory, observed: &Observed) {
+/// Why the node doesn't run the pod, said once. What runs, or ended by itself, is not refused any more.
+fn refusal(
+    context: &Context,
+    uid: &str,
+    entry: &Entry,
+    memory: &Memory,
+    observed: &Observed,
+) -> Option<Refusal> {
+    let refusal = admit::refusal(&entry.pod, crate::node::machine::apparmor())?;
+    let there = !observed.sandboxes.is_empty() || !observed.containers.is_empty();
+    let known = basis(&entry.pod, context.pods.get(uid).and_then(|e| e.status).as_deref());
+    let reason = known.status.as_ref().and_then(|s| s.reason.as_deref());
+    if there || (spec::terminal(&known) && reason != Some(refusal.reason)) {
+        return None;
+    }
+    if !memory.terminal && !spec::terminal(&known) {
+        context.recorder.record(&*entry.pod, Warning, refusal.reason, refusal.message.clone());
+    }
+    Some(refusal)
+}
+
+fn report(
+    context: &Context,
+    uid: &str,
+    entry: &Entry,
+    memory: &mut Memory,
+    observed: &Observed,
+    refusal: Option<&Refusal>,
+) {
     let last = context.pods.get(uid).and_then(|e| e.status);
     let status = status::status(
         &basis(&entry.pod, last.as_deref()),
@@ -180,6 +210,7 @@ fn report(context: &Context, uid: &str, entry: &Entry, memory: &mut Memory, obse
             observed,
             probed: &|id| context.probes.of(id),
             problems: &memory.problems,
+            refusal,
             runtime_name: &context.runtime_name,
             host_ip: context.config.node_ip,
             now: Timestamp::now(),

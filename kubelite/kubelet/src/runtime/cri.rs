@@ -104,7 +104,7 @@ impl Runtime for Cri {
     async fn run_sandbox(&self, config: &SandboxConfig) -> Result<String> {
         let request = cri::RunPodSandboxRequest {
             config: Some(convert::sandbox_config(config)),
-            runtime_handler: String::new(),
+            runtime_handler: config.runtime_handler.clone(),
         };
         let answer = within(SANDBOX_LIMIT, self.runtime.clone().run_pod_sandbox(request)).await?;
         Ok(answer.pod_sandbox_id)

@@ -172,6 +172,8 @@ pub struct SandboxConfig {
     pub sysctls: BTreeMap<String, String>,
     /// Security of the sandbox itself.
     pub security: Security,
+    /// Which of the runtime's handlers runs it; empty is the default one.
+    pub runtime_handler: String,
 }
 
 /// Mount propagation between host and container.

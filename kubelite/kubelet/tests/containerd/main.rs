@@ -3,6 +3,7 @@
 // A test's helper ends the test where something is missing.
 #![allow(clippy::unwrap_used)]
 
+mod admit;
 mod api;
 mod front;
 mod image;
