@@ -13,7 +13,6 @@ mod endpoints;
 mod garbage;
 mod hash;
 mod namespace;
-mod node_affinity;
 mod node_lifecycle;
 mod per_namespace;
 mod pods;
