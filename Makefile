@@ -3,6 +3,8 @@
 TARGET  := $(shell rustc -vV | sed -n 's/^host: //p')
 BIN     := target/$(TARGET)/release
 LAB     := $(BIN)/lab
+# E.g. --datastore=etcd: the scenarios over a real etcd.
+LAB_FLAGS :=
 DEVLAB  := target/$(TARGET)/debug/lab
 SCENARIOS := --test bad_input --test faults --test kubectl --test pod_network
 # What containers, networks and captures need at run time, and protoc (with its standard files) at build time.
@@ -32,7 +34,7 @@ test-unit: deps-test
 test-e2e: deps
 	cargo build --workspace --bins
 	$(DEVLAB) down
-	$(DEVLAB) up
+	$(DEVLAB) up $(LAB_FLAGS)
 	@cargo test -p e2e --no-fail-fast $(SCENARIOS) -- --test-threads=1; code=$$?; $(DEVLAB) down; exit $$code
 
 check: ## formatting, lints, licences

@@ -13,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::datastore::Datastore;
 use crate::host::Host;
 use crate::run::{run, wait_for};
 use crate::{cgroup, images, network};
@@ -21,7 +22,6 @@ use crate::{cgroup, images, network};
 pub const HOSTS: u8 = 3;
 /// The address at which the hosts reach the API server.
 pub const SERVER: &str = "https://198.18.7.1:6443";
-const STORE: &str = "https://198.18.7.1:2379";
 const RUNTIME: &str = "/run/kubelite/containerd/containerd.sock";
 const TOOLS: [&str; 6] = ["containerd", "runc", "ctr", "nft", "ip", "tcpdump"];
 
@@ -70,16 +70,12 @@ impl Lab {
 
     /// etcdctl against the store on the first host, with root's certificate.
     pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
-        let tls = self.host(1).dir.join("lib/server/tls");
-        let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={STORE}"));
-        command.arg("--cacert").arg(tls.join("etcd-ca.crt"));
-        command.arg("--cert").arg(tls.join("etcd-root.crt")).arg("--key").arg(tls.join("etcd-root.key"));
-        run(command.args(args))
+        let host = self.host(1);
+        run(Datastore::of(&host).etcdctl(&host).args(args))
     }
 
     /// Brings everything up, step by step; on a lab that is up already it only says so.
-    pub fn up(&self) -> Result<()> {
+    pub fn up(&self, datastore: Datastore) -> Result<()> {
         check_machine()?;
         fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
         let _lock = self.lock()?;
@@ -90,7 +86,11 @@ impl Lab {
         let archives = images::build(&self.dir.join("images"))?;
         self.step("images built: pause, busybox, flannel");
         network::create()?;
-        self.add_host(1, &server_arguments())?;
+        network::plug(1)?;
+        let first = self.host(1);
+        first.start()?;
+        let flags = datastore.start(&first)?;
+        first.spawn("kubelite.log", &images::binary("kubelite")?, &server_arguments(&flags))?;
         self.step("node1: kubelite server started");
         self.wait_for_server()?;
         self.step("node1: the API server answers");
@@ -116,15 +116,18 @@ impl Lab {
         Ok(self.host(n))
     }
 
-    /// Kills kubelite on the first host, store and all, and starts it again.
+    /// Kills kubelite on the first host, store and all, and starts it again with the same flags.
     pub fn restart_server(&self) -> Result<()> {
         let host = self.host(1);
         let pid = host.program("kubelite").context("kubelite does not run on node1")?;
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+        let arguments: Vec<String> = line.split_terminator('\0').skip(1).map(str::to_owned).collect();
         kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill kubelite")?;
         wait_for("kubelite to be gone", Duration::from_secs(5), || {
             Ok(host.program("kubelite").is_none().then_some(()))
         })?;
-        host.spawn("kubelite.log", &images::binary("kubelite")?, &server_arguments())?;
+        Datastore::of(&host).restart(&host)?;
+        host.spawn("kubelite.log", &images::binary("kubelite")?, &arguments)?;
         self.wait_for_server()
     }
 
@@ -232,10 +235,11 @@ impl Lab {
     }
 }
 
-fn server_arguments() -> Vec<String> {
+fn server_arguments(flags: &[String]) -> Vec<String> {
     let mut arguments =
         vec!["server".to_owned(), "--write-kubeconfig=/var/lib/kubelite/kubeconfig".to_owned()];
     arguments.extend(node_arguments(1));
+    arguments.extend_from_slice(flags);
     arguments
 }
 

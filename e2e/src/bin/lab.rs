@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use e2e::datastore::Datastore;
 use e2e::lab::Lab;
 use e2e::{host, images, measure, tour};
 
@@ -19,7 +20,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Start the cluster and show it
-    Up,
+    Up {
+        /// What the API server keeps its objects in
+        #[arg(long, value_enum, default_value = "embedded")]
+        datastore: Datastore,
+    },
     /// End it and remove all that it made
     Down,
     /// Build the images into .lab/images
@@ -54,8 +59,8 @@ enum Format {
 fn main() -> Result<()> {
     let lab = Lab::at(&std::env::current_dir()?)?;
     match Cli::parse().command {
-        Verb::Up => {
-            lab.up()?;
+        Verb::Up { datastore } => {
+            lab.up(datastore)?;
             tour::show(&lab)
         }
         Verb::Down => {
