@@ -18,6 +18,14 @@ const PACKETS: &str = "10";
 pub fn show(lab: &Lab) -> Result<()> {
     lab.apply(EXAMPLE)?;
     let pods = wait_for_pods(lab)?;
+    run(&mut lab.kubectl(&[
+        "rollout",
+        "status",
+        "-n",
+        "kube-system",
+        "daemonset/kube-flannel-ds",
+        "--timeout=30s",
+    ]))?;
     lab.step("a pod runs on each node");
     let (from, to) = (&pods[0], &pods[1]);
     let (answer, outer, inner) = request(lab, from, to)?;

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -55,10 +56,21 @@ enum Format {
     Json,
 }
 
+#[allow(clippy::print_stderr)] // A sentence for whoever called.
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 #[allow(clippy::print_stdout)] // The result is what the command is for.
-fn main() -> Result<()> {
+fn run(cli: Cli) -> Result<()> {
     let lab = Lab::at(&std::env::current_dir()?)?;
-    match Cli::parse().command {
+    match cli.command {
         Verb::Up { datastore } => {
             lab.up(datastore)?;
             tour::show(&lab)
