@@ -23,6 +23,8 @@ pub const HOSTS: u8 = 3;
 /// The address at which the hosts reach the API server.
 pub const SERVER: &str = "https://198.18.7.1:6443";
 const RUNTIME: &str = "/run/kubelite/containerd/containerd.sock";
+/// What the hosts' images, snapshots and logs take, with some room.
+const DISK_MIB: u64 = 512;
 const TOOLS: [&str; 6] = ["containerd", "runc", "ctr", "nft", "ip", "tcpdump"];
 
 /// The lab of one checkout, in its folder `.lab`.
@@ -78,6 +80,7 @@ impl Lab {
     pub fn up(&self, datastore: Datastore) -> Result<()> {
         check_machine()?;
         fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
+        check_disk(&self.dir)?;
         let _lock = self.lock()?;
         if self.host(1).pid().is_some() && self.kubeconfig().exists() {
             self.step("the lab is up already; `make down` ends it");
@@ -270,6 +273,17 @@ fn check_machine() -> Result<()> {
     }
     if !Path::new("/dev/net/tun").exists() {
         bail!("/dev/net/tun is missing: load the kernel module `tun` (modprobe tun)");
+    }
+    Ok(())
+}
+
+/// A full disk shows in the middle of something; better that it shows before.
+fn check_disk(dir: &Path) -> Result<()> {
+    let disk =
+        nix::sys::statvfs::statvfs(dir).with_context(|| format!("cannot look at {}", dir.display()))?;
+    let free = disk.blocks_available() * disk.fragment_size() / (1 << 20);
+    if free < DISK_MIB {
+        bail!("{} has {free} MiB free and the lab takes {DISK_MIB} MiB: make room there", dir.display());
     }
     Ok(())
 }
