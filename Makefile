@@ -28,7 +28,7 @@ test: deps deps-test test-unit test-e2e ## all tests: units, store conformance, 
 # Tests run in the dev profile: it checks arithmetic, and it compiles in a third of the time.
 test-unit: deps-test
 	cargo test --workspace --exclude e2e
-	cargo test -p e2e --lib --bins --test manifests
+	cargo test -p e2e --lib --bins --test manifests --test invariants
 
 # The scenarios need the cluster; whatever happens, it is taken down again.
 test-e2e: deps
