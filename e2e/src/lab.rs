@@ -45,11 +45,18 @@ impl Lab {
     /// The running lab of this checkout, for scenarios: an error if there is none.
     pub fn attach() -> Result<Lab> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let lab = Lab::at(&root.canonicalize()?)?;
-        if lab.host(1).pid().is_none() {
+        let root = root.canonicalize().with_context(|| format!("the checkout {} is gone", root.display()))?;
+        let lab = Lab::at(&root)?;
+        lab.check_running()?;
+        Ok(lab)
+    }
+
+    /// An error unless the lab of this checkout runs.
+    pub fn check_running(&self) -> Result<()> {
+        if self.host(1).pid().is_none() {
             bail!("the lab is not running: `make up` starts it, `make test` does all");
         }
-        Ok(lab)
+        Ok(())
     }
 
     /// The `n`-th host, whether it runs or not.

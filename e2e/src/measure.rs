@@ -32,8 +32,8 @@ pub struct Row {
 }
 
 /// Measures a running lab; it must be left alone meanwhile.
-pub fn idle() -> Result<Vec<Row>> {
-    Lab::attach()?;
+pub fn idle(lab: &Lab) -> Result<Vec<Row>> {
+    lab.check_running()?;
     let mut found = Vec::new();
     for n in 1..=HOSTS {
         let host = crate::network::host_name(n);

@@ -88,7 +88,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Verb::Measure { output } => {
             lab.step(&format!("watching the idle cluster for {} s", measure::INTERVAL.as_secs()));
-            let rows = measure::idle()?;
+            let rows = measure::idle(&lab)?;
             let terminal = if std::io::stdout().is_terminal() { Format::Table } else { Format::Json };
             match output.unwrap_or(terminal) {
                 Format::Table => print!("{}", measure::table(&rows)),
