@@ -6,7 +6,7 @@ LAB     := $(BIN)/lab
 # E.g. --datastore=etcd: the scenarios over a real etcd.
 LAB_FLAGS :=
 DEVLAB  := target/$(TARGET)/debug/lab
-SCENARIOS := --test bad_input --test faults --test kubectl --test kube_rs --test pod_network
+SCENARIOS := --test bad_input --test faults --test kubectl --test kube_rs --test pod_network --test strangers
 # What containers, networks and captures need at run time, and protoc (with its standard files) at build time.
 PACKAGES := containerd runc nftables iproute2 tcpdump busybox-static util-linux protobuf-compiler libprotobuf-dev gcc
 TEST_PACKAGES := etcd-server etcd-client
