@@ -50,7 +50,8 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
 
     let mut parts = JoinSet::new();
     let backing = Backing::open(&args, &pki, identity.ip, &mut parts, shutdown.clone()).await?;
-    backing.put_if_absent(flannel::CONFIG_KEY, &flannel::network_config(args.cluster_cidr)).await?;
+    let network = flannel::network_config(args.cluster_cidr, args.flannel_backend);
+    backing.put_if_absent(flannel::CONFIG_KEY, &network).await?;
     let config = kubelite_apiserver::Config {
         service_network: services,
         node_ports: NODE_PORTS,
