@@ -127,3 +127,26 @@ fn without_endpoints_it_is_refused_at_once() -> Result<()> {
         Ok(String::from_utf8_lossy(&done.stderr).contains("refused").then_some(()))
     })
 }
+
+/// Pods of all nodes find a service by its short name, a headless one by its pods, and what isn't there is told at once.
+#[test]
+fn names_lead_to_services() -> Result<()> {
+    let lab = Lab::attach()?;
+    let server = Pod::start(&lab, "named", 1, SERVE)?;
+    let service = Service::make(&lab, "named", "named", &json!({}))?;
+    let _headless = Service::make(&lab, "headless", "named", &json!({ "clusterIP": "None" }))?;
+    for n in 1..=3 {
+        let client = Pod::start(&lab, "asker", n, "sleep 3600")?;
+        ensure!(answer(&client, "http://named:8000/")? == "named");
+        let found = client.exec(&["nslookup", "named.default.svc.cluster.local"])?;
+        ensure!(found.contains(&service.ip), "{found}");
+        wait_for("the headless service's pod", Duration::from_secs(10), || {
+            let found = client.exec(&["nslookup", "headless.default.svc.cluster.local"]).unwrap_or_default();
+            Ok(found.contains(&server.ip).then_some(()))
+        })?;
+        let started = Instant::now();
+        ensure!(client.exec(&["nslookup", "nobody.default.svc.cluster.local"]).is_err());
+        ensure!(started.elapsed() < Duration::from_secs(3), "it took {:?}", started.elapsed());
+    }
+    Ok(())
+}

@@ -1,4 +1,4 @@
-//! A node: containerd, the kubelet over it, and the service proxy.
+//! A node: containerd, the kubelet over it, the service proxy and the DNS server.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ use crate::args::{AgentArgs, NodeArgs};
 use crate::containerd::Containerd;
 use crate::join::{self, NodeCredentials};
 use crate::node::Identity;
-use crate::services;
 use crate::token::Token;
+use crate::{dns, services};
 
 const KUBELET_PORT: u16 = 10250;
 /// Upstream's default.
@@ -38,8 +38,12 @@ pub async fn run_node(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let runtime = runtime(&args, shutdown.clone()).await?;
-    let config = config(args, identity.clone(), credentials, runtime)?;
-    let services = services::run(client.clone(), &identity, shutdown.clone());
+    let services = services::run(client.clone(), &identity, args.cluster_domain.clone(), shutdown.clone());
+    let names = match args.cluster_dns {
+        Some(ip) => ip,
+        None => dns::address(&client, &args.data_dir).await?,
+    };
+    let config = config(args, identity.clone(), credentials, runtime, names)?;
     let kubelet = kubelite_kubelet::run(client, config, shutdown);
     let kubelet = async { kubelet.await.context("the kubelet ended") };
     tokio::try_join!(kubelet, services).map(drop)
@@ -81,6 +85,7 @@ fn config(
     identity: Identity,
     credentials: NodeCredentials,
     runtime: PathBuf,
+    cluster_dns: IpAddr,
 ) -> Result<Config> {
     let label = |text: &String| {
         let (key, value) = text.split_once('=')?;
@@ -96,7 +101,7 @@ fn config(
         data_dir: args.data_dir.join("agent/kubelet"),
         log_dir: PathBuf::from("/var/log/pods"),
         runtime_endpoint: runtime,
-        cluster_dns: args.cluster_dns,
+        cluster_dns: Some(cluster_dns),
         cluster_domain: args.cluster_domain,
         listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), KUBELET_PORT),
         serving_certificate: credentials.serving.certificate,

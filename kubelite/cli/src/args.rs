@@ -114,7 +114,7 @@ pub struct NodeArgs {
     /// The image of the pods' sandbox
     #[arg(long, default_value = concat!("docker.io/kubelite/pause:", env!("CARGO_PKG_VERSION")))]
     pub pause_image: String,
-    /// The cluster's DNS server, for pods
+    /// The cluster's DNS server, for pods [default: the service kube-system/kube-dns]
     #[arg(long)]
     pub cluster_dns: Option<IpAddr>,
     /// The cluster's DNS domain

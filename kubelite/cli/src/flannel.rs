@@ -5,15 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ipnetwork::IpNetwork;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Client;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, ObjectMeta};
 use serde_json::json;
 
 use crate::args::FlannelBackend;
+use crate::publish::put;
 
 /// Where flannel's daemon looks for the network's configuration.
 pub const CONFIG_KEY: &str = "/coreos.com/network/config";
@@ -48,27 +49,12 @@ pub async fn publish(client: &Client, access: Access) -> Result<()> {
     let metadata = || ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
     let endpoints = BTreeMap::from([("endpoints".to_owned(), access.endpoints)]);
     let config = ConfigMap { metadata: metadata(), data: Some(endpoints), ..ConfigMap::default() };
-    put(&Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE), config).await?;
+    put(&Api::namespaced(client.clone(), NAMESPACE), &config).await?;
 
     let files = [("ca.crt", access.ca), ("tls.crt", access.certificate), ("tls.key", access.key)];
     let data = files.into_iter().map(|(name, pem)| (name.to_owned(), ByteString(pem.into_bytes()))).collect();
     let secret = Secret { metadata: metadata(), data: Some(data), ..Secret::default() };
-    put(&Api::<Secret>::namespaced(client.clone(), NAMESPACE), secret).await
-}
-
-/// Creates the object, or brings the one that is there to the same state.
-async fn put<K>(api: &Api<K>, object: K) -> Result<()>
-where
-    K: Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
-{
-    match api.create(&PostParams::default(), &object).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            api.patch(NAME, &PatchParams::default(), &Patch::Merge(&object)).await
-        }
-        other => other,
-    }
-    .with_context(|| format!("cannot publish {NAMESPACE}/{NAME}"))?;
-    Ok(())
+    put(&Api::namespaced(client.clone(), NAMESPACE), &secret).await
 }
 
 #[cfg(test)]
