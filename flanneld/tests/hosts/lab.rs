@@ -12,6 +12,8 @@ use etcd_client::{Client, PutOptions};
 use hostnet::netns::{Named, run_in};
 use hostnet::{Netlink, Route, sysctl};
 use ipnetwork::IpNetwork;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::flannel::Flanneld;
 
@@ -102,6 +104,11 @@ impl Lab {
             let lease = client.lease_grant(seconds, None).await.unwrap().id();
             client.put(key, value, Some(PutOptions::new().with_lease(lease))).await.unwrap();
         });
+    }
+
+    /// Stops etcd, or lets it go on.
+    pub fn signal_etcd(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.etcd.id()).unwrap()), signal).unwrap();
     }
 
     /// A pod on a host, as the CNI plugins would make it from subnet.env.

@@ -15,7 +15,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-const ETHERNET: usize = 14;
+/// The EtherType.
+const IPV4: u16 = 0x0800;
 /// flannel's port.
 pub const PORT: u16 = 8285;
 
@@ -27,7 +28,7 @@ pub struct Capture {
 
 /// What a capture saw.
 pub struct Seen {
-    /// The packets that were asked for, without Ethernet's header.
+    /// The packets that were asked for, from the IP header on.
     pub kept: Vec<Vec<u8>>,
     /// How many frames there were in all.
     pub frames: usize,
@@ -44,12 +45,10 @@ impl Capture {
             let mut frame = [0; 65536];
             while !stopped.load(Ordering::Relaxed) {
                 let Ok((length, from)) = recvfrom::<LinkAddr>(fd.as_raw_fd(), &mut frame) else { continue };
-                if from.is_none_or(|from| from.ifindex() != index as usize) {
-                    continue;
-                }
+                let Some(from) = from.filter(|from| from.ifindex() == index as usize) else { continue };
                 seen.frames += 1;
-                let ip = frame[..length].get(ETHERNET..).unwrap_or_default();
-                if frame[12..14] == [8, 0] && ip.len() >= 20 && wanted(ip) {
+                let (ip, is_ip) = (&frame[..length], from.protocol() == IPV4.to_be());
+                if is_ip && ip.len() >= 28 && wanted(ip) {
                     seen.kept.push(ip.to_vec());
                 }
             }
@@ -67,8 +66,8 @@ impl Capture {
 }
 
 fn packet_socket() -> OwnedFd {
-    let fd =
-        socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll).unwrap();
+    let fd = socket(AddressFamily::Packet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
+        .unwrap();
     setsockopt(&fd, sockopt::RcvBufForce, &(8 << 20)).unwrap();
     setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50)).unwrap();
     fd
