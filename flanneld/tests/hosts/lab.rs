@@ -111,6 +111,13 @@ impl Lab {
         kill(Pid::from_raw(i32::try_from(self.etcd.id()).unwrap()), signal).unwrap();
     }
 
+    /// Breaks all connections to etcd; it keeps what it has.
+    pub fn restart_etcd(&mut self) {
+        self.etcd.kill().unwrap();
+        self.etcd.wait().unwrap();
+        self.etcd = etcd(&self.switch, self.dir.path());
+    }
+
     /// A pod on a host, as the CNI plugins would make it from subnet.env.
     pub fn pod(&self, host: usize, daemon: &Flanneld) -> Pod {
         let (subnet, mtu) = daemon.subnet();

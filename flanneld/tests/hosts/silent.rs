@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hostnet::netns::run_in;
 use hostnet::nft::{self, Family};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
 use super::flannel::Flanneld;
 use super::lab::{Lab, within};
@@ -44,4 +44,23 @@ fn a_silent_etcd_delays_neither_mending_nor_the_end_of_a_lease() {
     lab.signal_etcd(Signal::SIGCONT);
     let took = within(Duration::from_secs(15), "the pods talk again", || answers(&a, &b));
     println!("the pods talk again {took:?} after etcd does");
+}
+
+/// What happened while nobody could be told is found in the listing: the own subnet is another's now, and a peer has moved.
+#[test]
+fn what_happened_behind_its_back_is_found_out() {
+    let mut lab = Lab::with_hosts(3);
+    let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, &[]));
+    let [mine, peer] = [0, 1].map(|n: usize| daemons[n].subnet().0);
+    daemons[0].wait_for("flannel_leases", 2);
+    kill(daemons[0].pid(), Signal::SIGSTOP).unwrap();
+    lab.restart_etcd();
+    for subnet in [mine, peer] {
+        lab.lease(&format!("{}-24", subnet.network()), lab.hosts[2].ip, 600);
+    }
+    kill(daemons[0].pid(), Signal::SIGCONT).unwrap();
+    within(Duration::from_secs(10), "it has another subnet", || daemons[0].subnet().0 != mine);
+    let moved = format!("subnet={peer} via={}", lab.hosts[2].ip);
+    within(Duration::from_secs(2), "the peer has moved", || daemons[0].log().contains(&moved));
+    daemons[1].wait_for("flannel_leases", 4);
 }
