@@ -4,6 +4,7 @@
 //! What lives here: thin typed calls, IPv4 and IPv6 through the same function. What doesn't: why somebody wants a route.
 
 pub mod address;
+pub mod changes;
 pub mod error;
 pub mod link;
 pub mod neighbour;
@@ -14,6 +15,7 @@ pub mod sysctl;
 pub mod vxlan;
 
 pub use address::Address;
+pub use changes::Changes;
 pub use error::{Error, Result};
 pub use link::Link;
 pub use neighbour::Neighbour;

@@ -2,6 +2,7 @@
 //! when somebody takes a part of it away.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use hostnet::Netlink;
@@ -59,7 +60,8 @@ impl Carrier {
             BackendKind::HostGw => Way::HostGw,
             BackendKind::Alloc => Way::Nothing,
         };
-        Ok(Carrier { netlink, network: network.network, external, way, leases })
+        let others = leases.into_iter().filter(|lease| lease.public_ip != external.public).collect();
+        Ok(Carrier { netlink, network: network.network, external, way, leases: others })
     }
 
     /// What the own lease says.
@@ -106,19 +108,20 @@ impl Carrier {
         self.sync(own).await
     }
 
-    /// Takes over the leases of the network, the own one among them.
+    /// Takes over the leases of the other nodes, for as long as the own one is certainly ours. What the kernel carries has no clock: there
+    /// it is control that takes the routes away in time ([`Carrier::withdraw`]).
     pub async fn publish(
         &mut self,
         own: Ipv4Network,
-        leases: &mut dyn Iterator<Item = &Lease>,
+        others: impl Iterator<Item = &Lease>,
+        until: Option<Instant>,
     ) -> Result<()> {
         if let Way::Udp { port, routes, .. } = &self.way {
-            let others = leases.filter(|lease| lease.subnet != own);
             let peers = others.map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, *port)));
-            routes.publish(Table::new(Some(own), peers));
+            routes.publish(Table::new(Some(own), peers).valid_until(until));
             return Ok(());
         }
-        self.leases = leases.cloned().collect();
+        self.leases = others.cloned().collect();
         self.sync(own).await
     }
 
@@ -146,9 +149,9 @@ impl Carrier {
             Way::Vxlan(vxlan) => {
                 let device = vxlan.ensure(&self.netlink, own).await?;
                 let on_link = self.on_link().await?;
-                (Some(device), vxlan.plan(device, self.network, own, &on_link, self.leases.iter()))
+                (Some(device), vxlan.plan(device, self.network, &on_link, &self.leases))
             }
-            Way::HostGw => (None, host_gw::plan(self.network, own, &self.external, self.leases.iter())),
+            Way::HostGw => (None, host_gw::plan(self.network, &self.external, &self.leases)),
             Way::Nothing => (None, Desired::default()),
         };
         let scope = Scope { network: self.network, underlay: self.external.link.index, device };

@@ -11,13 +11,8 @@ use crate::lease::key::Lease;
 pub const TYPE: &str = "host-gw";
 
 /// The routes to the other nodes' subnets. Pure.
-pub fn plan<'a>(
-    network: Ipv4Network,
-    own: Ipv4Network,
-    external: &External,
-    leases: impl Iterator<Item = &'a Lease>,
-) -> Desired {
-    let others = leases.filter(|lease| lease.subnet != own && lease.backend.kind == TYPE);
+pub fn plan(network: Ipv4Network, external: &External, others: &[Lease]) -> Desired {
+    let others = others.iter().filter(|lease| lease.backend.kind == TYPE);
     let routes = others.map(|lease| via(lease, external)).chain([refuse(network)]);
     Desired { routes: routes.collect(), neighbours: Vec::new() }
 }

@@ -166,16 +166,15 @@ impl Device {
     }
 
     /// Routes and entries to the other nodes. `on_link` are the networks of the interface below. Pure.
-    pub fn plan<'a>(
+    pub fn plan(
         &self,
         device: u32,
         network: Ipv4Network,
-        own: Ipv4Network,
         on_link: &[Ipv4Network],
-        leases: impl Iterator<Item = &'a Lease>,
+        others: &[Lease],
     ) -> Desired {
         let mut desired = Desired { routes: vec![refuse(network)], neighbours: Vec::new() };
-        for lease in leases.filter(|lease| lease.subnet != own) {
+        for lease in others {
             let Some(mac) = self.options.peer(lease) else { continue };
             if self.options.direct_routing && on_link.iter().any(|net| net.contains(lease.public_ip)) {
                 desired.routes.push(host_gw::via(lease, &self.external));
@@ -267,16 +266,15 @@ mod tests {
     fn each_peer_has_a_route_a_neighbour_and_a_forwarding_entry() {
         let data = r#"{"VNI":1,"VtepMAC":"8e:92:c7:f8:29:6a"}"#;
         let leases = [
-            lease("10.5.1.0/24", [192, 0, 2, 1], data),
             lease("10.5.2.0/24", [192, 0, 2, 2], data),
             lease("10.5.3.0/24", [198, 51, 100, 3], data),
             lease("10.5.4.0/24", [192, 0, 2, 4], "{}"),
         ];
-        let (network, own) = ("10.5.0.0/16".parse().unwrap(), leases[0].subnet);
+        let network = "10.5.0.0/16".parse().unwrap();
         let plan = |direct| {
             let options = Options { direct_routing: direct, ..options(&json!({})).unwrap() };
             let device = Device { options, external: external(), mac: [2; 6] };
-            device.plan(9, network, own, &["192.0.2.0/24".parse().unwrap()], leases.iter())
+            device.plan(9, network, &["192.0.2.0/24".parse().unwrap()], &leases)
         };
         let tunnelled = plan(false);
         assert_eq!((tunnelled.routes.len(), tunnelled.neighbours.len()), (3, 4));

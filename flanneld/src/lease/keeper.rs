@@ -99,6 +99,21 @@ impl Keeper {
         Err(KeeperError::Contended)
     }
 
+    /// Takes a lease in place of one that was lost: the same one if only its record is damaged while it is still ours by the own
+    /// clock (nobody else can have taken the subnet: its key is there), or else as [`Keeper::acquire`] does.
+    pub async fn retake(&self, lost: &Owned) -> Result<Owned, KeeperError> {
+        if lost.safe_until().is_none_or(|until| Instant::now() < until) {
+            let (key, snapshot) = (encode_key(lost.lease.subnet), self.store.list().await?);
+            let damaged = |r: &&Record| r.key == key && Lease::decode(&r.key, &r.value).is_err();
+            if let Some(record) = snapshot.records.iter().find(damaged)
+                && let Some(owned) = self.write(&lost.lease, record.mod_revision, lost.reserved).await?
+            {
+                return Ok(owned);
+            }
+        }
+        self.acquire(Some(lost.lease.subnet)).await
+    }
+
     /// Renews a lease; none if it is not ours any more.
     pub async fn renew(&self, owned: &Owned) -> Result<Option<Owned>, StoreError> {
         let renewed = self.write(&owned.lease, owned.held.mod_revision, owned.reserved).await?;
@@ -243,6 +258,25 @@ mod tests {
         store.set_down(true);
         assert!(keeper.renew(&owned).await.is_err());
         assert_eq!(owned.safe_until(), Some(until), "a failed renewal makes it no longer");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_is_mended_and_a_new_owner_left_alone() {
+        let store = Memory::default();
+        let (mine, other) = (keeper(&store, 1, LARGE), keeper(&store, 2, LARGE));
+        let owned = mine.acquire(None).await.unwrap();
+        let key = encode_key(owned.lease.subnet);
+        store.renew(&key, "{not json", owned.held.mod_revision, 0).await.unwrap().unwrap();
+        assert!(mine.renew(&owned).await.unwrap().is_none());
+        let again = mine.retake(&owned).await.unwrap();
+        assert_eq!(again.lease, owned.lease, "pods keep their subnet");
+        assert_ne!(again.held.lease_id, 0);
+
+        store.pass(11);
+        let taken = other.acquire(Some(owned.lease.subnet)).await.unwrap();
+        let anew = mine.retake(&again).await.unwrap();
+        assert_ne!(anew.lease.subnet, taken.lease.subnet);
+        assert!(other.renew(&taken).await.unwrap().is_some(), "nobody wrote over it");
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! A lease as a key and a value. The format is flannel's: no blanks, this order of fields, `PublicIPv6` always there.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use ipnetwork::Ipv4Network;
 use serde_json::Value;
@@ -37,6 +38,9 @@ pub enum BadLease {
     /// The value is no JSON object.
     #[error("the value is no JSON: {0}")]
     Json(String),
+    /// Another record has the subnet.
+    #[error("another record has this subnet already")]
+    Taken,
     /// No usable address.
     #[error("PublicIP is missing or can't be an address of a host")]
     PublicIp,
@@ -47,16 +51,25 @@ pub fn encode_key(subnet: Ipv4Network) -> String {
     format!("{}-{}", subnet.network(), subnet.prefix())
 }
 
-/// The subnet that a key names; a second, IPv6 part (`&fc00::-64`) is let be.
+/// The subnet that a key names, written as flannel writes it; of a second, IPv6 part (`&fc00::-64`) only the form is looked at.
 pub fn decode_key(key: &str) -> Result<Ipv4Network, BadLease> {
-    let last = key.rsplit('/').next().unwrap_or_default();
-    let first = last.split('&').next().unwrap_or_default();
-    let (ip, length) = first.rsplit_once('-').ok_or(BadLease::Key)?;
-    let ip: Ipv4Addr = ip.parse().map_err(|_| BadLease::Key)?;
-    let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
-    let length = length.parse().ok().filter(|l: &u8| digits && *l <= 31).ok_or(BadLease::Key)?;
+    let (first, second) = key.split_once('&').map_or((key, None), |(first, second)| (first, Some(second)));
+    let (ip, length) = parts::<Ipv4Addr>(first, 31).ok_or(BadLease::Key)?;
+    if second.is_some_and(|second| parts::<Ipv6Addr>(second, 127).is_none()) {
+        return Err(BadLease::Key);
+    }
     let subnet = Ipv4Network::new(ip, length).map_err(|_| BadLease::Key)?;
-    if subnet.network() == ip { Ok(subnet) } else { Err(BadLease::Key) }
+    if encode_key(subnet) == first { Ok(subnet) } else { Err(BadLease::Key) }
+}
+
+fn parts<A: FromStr>(text: &str, longest: u8) -> Option<(A, u8)> {
+    let (ip, length) = text.rsplit_once('-')?;
+    Some((ip.parse().ok()?, length.parse().ok().filter(|length| *length <= longest)?))
+}
+
+/// Whether other hosts can be reached at an address at all: it is neither of "this network" (0/8), nor loopback, multicast or reserved.
+fn is_host(ip: Ipv4Addr) -> bool {
+    !ip.is_loopback() && (1..=223).contains(&ip.octets()[0])
 }
 
 impl Lease {
@@ -83,11 +96,7 @@ impl Lease {
         let text = |name: &str| field(name).and_then(Value::as_str);
         let public_ip: Ipv4Addr =
             text("PublicIP").and_then(|ip| ip.parse().ok()).ok_or(BadLease::PublicIp)?;
-        if public_ip.is_unspecified()
-            || public_ip.is_loopback()
-            || public_ip.is_multicast()
-            || public_ip.is_broadcast()
-        {
+        if !is_host(public_ip) {
             return Err(BadLease::PublicIp);
         }
         let data = field("BackendData").filter(|data| !data.is_null()).map(Value::to_string);
@@ -127,7 +136,7 @@ mod tests {
     #[test]
     fn gos_leases_are_read() {
         let value = br#"{"PublicIP":"192.168.100.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1}}"#;
-        let read = Lease::decode("/coreos.com/network/subnets/10.5.89.0-24", value).unwrap();
+        let read = Lease::decode("10.5.89.0-24", value).unwrap();
         assert_eq!((read.public_ip, read.backend.kind.as_str()), (lease().public_ip, "vxlan"));
         assert_eq!(Lease::decode("10.5.89.0-24", br#"{"publicip":"192.168.100.1"}"#), Ok(lease()));
         assert_eq!(
@@ -147,6 +156,12 @@ mod tests {
             "10.5.1.0-32",
             "10.5.1.0-+9",
             "10.5.1.7-24",
+            "10.5.1.0-024",
+            "10.05.1.0-24",
+            "x/10.5.1.0-24",
+            "10.5.1.0-24&",
+            "10.5.1.0-24&fc00::",
+            "10.5.1.0-24&fc00::-128",
             "-24",
             "",
         ] {
@@ -155,7 +170,7 @@ mod tests {
         for value in [&b"{not json"[..], b"[]", b"7", b""] {
             assert!(matches!(Lease::decode("10.5.1.0-24", value), Err(BadLease::Json(_))));
         }
-        for ip in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "x", ""] {
+        for ip in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "x", ""] {
             let value = format!(r#"{{"PublicIP":"{ip}"}}"#);
             assert_eq!(Lease::decode("10.5.1.0-24", value.as_bytes()), Err(BadLease::PublicIp), "{ip}");
         }
