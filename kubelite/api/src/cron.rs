@@ -83,7 +83,7 @@ impl Schedule {
                 let whole = Timestamp::from_second(after.as_second()).ok()?;
                 whole.checked_add(*delay).ok()
             }
-            Times::At(fields) => fields.next(after.to_zoned(self.zone.clone())),
+            Times::At(fields) => fields.next(&after.to_zoned(self.zone.clone())),
         }
     }
 
@@ -156,9 +156,9 @@ impl Fields {
     }
 
     /// Goes forward in absolute time, so that what the clock shows decides and no rule about zones is needed here.
-    fn next(&self, after: Zoned) -> Option<Timestamp> {
+    fn next(&self, after: &Zoned) -> Option<Timestamp> {
         let horizon = after.year().checked_add(HORIZON_YEARS)?;
-        let mut at = next_minute(&after)?;
+        let mut at = next_minute(after)?;
         while at.year() <= horizon {
             at = if !self.month.has(at.month()) {
                 at.first_of_month().ok()?.checked_add(Span::new().months(1)).ok()?.start_of_day().ok()?
