@@ -12,6 +12,7 @@ mod deployment;
 mod endpoints;
 mod garbage;
 mod hash;
+mod history;
 mod namespace;
 mod node_affinity;
 mod node_lifecycle;
@@ -19,5 +20,6 @@ mod per_namespace;
 mod pods;
 mod replicaset;
 mod run;
+mod statefulset;
 
 pub use run::{Config, run};

@@ -1,8 +1,8 @@
 //! Which node gets a pod, which pods go, and what to report. No I/O.
 
-use super::history::HASH_LABEL;
 use crate::claim::controller_ref;
 use crate::deployment::scaled;
+use crate::history::Revised;
 use crate::node_affinity;
 use crate::node_lifecycle::admits;
 use crate::pods;
@@ -16,6 +16,9 @@ use kube::ResourceExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The label of pods that names the template.
+const HASH_LABEL: &str = DaemonSet::HASH_LABEL;
 
 /// Taints that never keep a daemon away; the last one only matters for pods on the host's network.
 const TOLERATED: [(&str, &str); 7] = [
