@@ -18,6 +18,7 @@ mod node_affinity;
 mod node_lifecycle;
 mod per_namespace;
 mod pods;
+mod protection;
 mod replicaset;
 mod run;
 mod statefulset;

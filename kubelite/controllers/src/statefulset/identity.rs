@@ -139,7 +139,7 @@ pub(super) fn owners(
         return None;
     }
     let wanted = match (with_set, with_pod, condemned) {
-        (_, true, true) => pod.map(|pod| controller_ref(pod)),
+        (_, true, true) => pod.map(controller_ref),
         (true, _, _) => Some(controller_ref(set)),
         _ => None,
     };
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn set(policy: serde_json::Value) -> StatefulSet {
+    fn set(policy: &serde_json::Value) -> StatefulSet {
         serde_json::from_value(json!({ "metadata": {"name": "web", "namespace": "ns", "uid": "s"},
             "spec": {"serviceName": "svc", "replicas": 2, "ordinals": {"start": 3},
                 "persistentVolumeClaimRetentionPolicy": policy,
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_pod_has_name_host_labels_and_claims_of_its_own() {
-        let set = set(json!({}));
+        let set = set(&json!({}));
         let revision = Revision { name: "web-abc".into(), template: set.spec.template.clone() };
         let pod = pod(&set, &revision, 4);
         assert_eq!((pod.name_any().as_str(), ordinal(&set, "web-4")), ("web-4", Some(4)));
@@ -210,7 +210,7 @@ mod tests {
             ("Delete", "Delete", 3, Some("StatefulSet")),
             ("Delete", "Delete", 5, Some("Pod")),
         ] {
-            let set = set(json!({"whenDeleted": deleted, "whenScaled": scaled}));
+            let set = set(&json!({"whenDeleted": deleted, "whenScaled": scaled}));
             let mut claim = PersistentVolumeClaim::default();
             let found = owners(&set, ordinal, Some(&pod(ordinal)), &claim);
             let kinds = found.as_ref().map(|owners| owners[0].kind.as_str());
@@ -218,7 +218,7 @@ mod tests {
             claim.metadata.owner_references = found;
             assert_eq!(owners(&set, ordinal, Some(&pod(ordinal)), &claim), None, "once set it stays");
             if expected.is_some() {
-                let keep = self::set(json!({}));
+                let keep = self::set(&json!({}));
                 assert_eq!(
                     owners(&keep, ordinal, Some(&pod(ordinal)), &claim),
                     Some(vec![]),
