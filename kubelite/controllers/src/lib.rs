@@ -21,6 +21,7 @@ mod pods;
 mod protection;
 mod replicaset;
 mod run;
+mod slow_start;
 mod statefulset;
 
 pub use run::{Config, run};

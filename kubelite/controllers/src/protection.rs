@@ -1,14 +1,11 @@
 //! Takes the finalizers of volumes and claims away when nobody uses them any more: a claim that a pod still mounts, and a
 //! volume that is bound to a claim, outlive their deletion.
 
-use crate::context::{Context, WORKERS, is_status};
+use crate::context::{Context, WORKERS, remove_finalizer};
 use crate::pods;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
-use kubelite_informer::{Informer, Key, Queue};
-use serde::de::DeserializeOwned;
-use std::fmt::Debug;
+use kubelite_informer::{Key, Queue};
 use std::future::Future;
 use std::time::Duration;
 
@@ -27,8 +24,7 @@ pub(crate) fn claims(ctx: Context) -> impl Future<Output = ()> + Send {
             .for_each(|c| own.add(Key::of(c)));
     });
     ctx.caches.pods.on_change(move |change| {
-        let released = change.old.filter(|_| change.new.is_none_or(pods::is_finished));
-        for pod in released {
+        if let Some(pod) = change.old.filter(|_| change.new.is_none_or(pods::is_finished)) {
             let namespace = pod.namespace().unwrap_or_default();
             claims_of(pod).for_each(|name| from_pods.add(Key::new(&namespace, name)));
         }
@@ -83,7 +79,7 @@ async fn release_claim(ctx: Context, key: Key) -> kube::Result<Option<Duration>>
     };
     if !in_use(&key.name, ctx.caches.pods.list(&key.namespace).iter().map(|pod| &**pod)) {
         let api = ctx.api::<PersistentVolumeClaim>(&key.namespace);
-        release(&api, cache, &*claim, CLAIM_FINALIZER).await?;
+        remove_finalizer(&api, cache, &*claim, CLAIM_FINALIZER).await?;
     }
     Ok(None)
 }
@@ -95,29 +91,11 @@ async fn release_volume(ctx: Context, key: Key) -> kube::Result<Option<Duration>
     };
     match cache.get(&key).filter(|volume| waits(&**volume, VOLUME_FINALIZER)) {
         Some(volume) if !bound(&volume) => {
-            release(&Api::all(ctx.client.clone()), cache, &*volume, VOLUME_FINALIZER).await?;
+            remove_finalizer(&Api::all(ctx.client.clone()), cache, &*volume, VOLUME_FINALIZER).await?;
         }
         _ => {}
     }
     Ok(None)
-}
-
-/// Takes one finalizer away.
-async fn release<K>(api: &Api<K>, cache: &Informer<K>, object: &K, finalizer: &str) -> kube::Result<()>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-{
-    let rest: Vec<&String> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
-    let patch = serde_json::json!({"metadata": {
-        "uid": object.uid(), "resourceVersion": object.resource_version(), "finalizers": rest }});
-    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
-        // The last finalizer takes the object with it, and the answer is its last state.
-        Ok(last) if last.finalizers().is_empty() => cache.removed(object),
-        Ok(written) => cache.written(written),
-        Err(error) if is_status(&error, 404) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(())
 }
 
 #[cfg(test)]
