@@ -13,6 +13,7 @@ mod endpoints;
 mod garbage;
 mod hash;
 mod history;
+mod job;
 mod namespace;
 mod node_affinity;
 mod node_lifecycle;

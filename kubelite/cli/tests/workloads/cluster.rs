@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
 use kubelite_apiserver::parts::Keys;
 use kubelite_apiserver::request::UserInfo;
 use kubelite_apiserver::storage::{StorageHandle, memory};
@@ -141,8 +141,10 @@ impl Cluster {
         let expected = expected.into();
         let what = format!("{kind} {name} {pointer} = {expected}");
         self.until(&what, async || {
-            self.get(kind, name).await.and_then(|o| o.pointer(pointer).cloned()).unwrap_or(Value::Null)
-                == expected
+            let object = self.get(kind, name).await;
+            let found = object.and_then(|object| object.pointer(pointer).cloned()).unwrap_or(Value::Null);
+            // An empty list is as good as none.
+            found == expected || (expected.is_null() && found == json!([]))
         })
         .await;
     }
