@@ -7,6 +7,7 @@
 mod caches;
 mod claim;
 mod context;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod endpoints;

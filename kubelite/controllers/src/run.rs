@@ -3,8 +3,8 @@
 use crate::caches::Caches;
 use crate::context::Context;
 use crate::{
-    daemonset, deployment, endpoints, garbage, job, namespace, node_lifecycle, per_namespace, protection,
-    replicaset, statefulset,
+    cronjob, daemonset, deployment, endpoints, garbage, job, namespace, node_lifecycle, per_namespace,
+    protection, replicaset, statefulset,
 };
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
@@ -44,6 +44,7 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
     tasks.spawn(daemonset::run(ctx.clone()));
     tasks.spawn(statefulset::run(ctx.clone()));
     tasks.spawn(job::run(ctx.clone()));
+    tasks.spawn(cronjob::run(ctx.clone()));
     tasks.spawn(namespace::run(ctx.clone()));
     tasks.spawn(garbage::run(ctx.clone()));
     tasks.spawn(endpoints::run(ctx.clone()));

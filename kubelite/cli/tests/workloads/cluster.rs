@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
@@ -91,6 +91,11 @@ impl Cluster {
         json!(self.api(kind).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap())
     }
 
+    pub(crate) async fn patch_status(&self, kind: &str, name: &str, status: Value) {
+        let patch = Patch::Merge(json!({"status": status}));
+        self.api(kind).patch_status(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
     pub(crate) async fn delete(&self, kind: &str, name: &str, params: DeleteParams) {
         self.api(kind).delete(name, &params).await.unwrap();
     }
@@ -168,20 +173,15 @@ impl Cluster {
         }
     }
 
-    async fn set_phase(&self, pod: &str, status: Value) {
-        let api: Api<Pod> = Api::default_namespaced(self.client.clone());
-        let patch = Patch::Merge(json!({"status": status}));
-        api.patch_status(pod, &PatchParams::default(), &patch).await.unwrap();
-    }
-
     pub(crate) async fn run(&self, pod: &str) {
         let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().to_string()}]);
-        self.set_phase(pod, json!({"phase": "Running", "conditions": ready})).await;
+        self.patch_status("v1/Pod", pod, json!({"phase": "Running", "conditions": ready})).await;
     }
 
     /// The pod runs and isn't ready.
     pub(crate) async fn sicken(&self, pod: &str) {
-        self.set_phase(
+        self.patch_status(
+            "v1/Pod",
             pod,
             json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}),
         )
@@ -202,8 +202,12 @@ impl Cluster {
         let containers = json!([{"name": "c", "ready": false, "restartCount": 0, "image": "i", "imageID": "",
                                  "state": {"terminated": terminated}}]);
         let ready = json!([{"type": "Ready", "status": "False"}]);
-        self.set_phase(pod, json!({"phase": phase, "conditions": ready, "containerStatuses": containers}))
-            .await;
+        self.patch_status(
+            "v1/Pod",
+            pod,
+            json!({"phase": phase, "conditions": ready, "containerStatuses": containers}),
+        )
+        .await;
     }
 
     /// Puts a pod onto a node, so that its deletion takes until [`Cluster::gone`].

@@ -155,7 +155,7 @@ fn run(observed: &Observed<'_>, tally: &Tally, active: Vec<Arc<Pod>>, plan: &mut
         plan.status.start_time = Some(Time(now));
         plan.tell(false, "Resumed", "Job resumed");
     }
-    workers::manage(observed, tally, active, plan);
+    workers::manage(observed, tally, &active, plan);
 }
 
 /// The time to live counts from the end of the job (KEP-592).

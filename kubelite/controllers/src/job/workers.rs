@@ -14,10 +14,10 @@ use std::sync::Arc;
 const BURST: usize = 500;
 
 /// Pods go if they are too many, else new ones are made.
-pub(super) fn manage(observed: &Observed<'_>, tally: &Tally, active: Vec<Arc<Pod>>, plan: &mut Plan) {
+pub(super) fn manage(observed: &Observed<'_>, tally: &Tally, active: &[Arc<Pod>], plan: &mut Plan) {
     let job = observed.job;
     let wanted = wanted(job, tally, active.len());
-    let mut surplus = surplus(job, active.clone(), active.len().saturating_sub(wanted));
+    let mut surplus = surplus(job, active.to_vec(), active.len().saturating_sub(wanted));
     if !surplus.is_empty() {
         surplus.truncate(BURST);
         plan.discard = surplus;
