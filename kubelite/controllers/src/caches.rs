@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     ReplicationController, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ObjectMeta;
 use kube::discovery::ApiResource;
 use kube::runtime::watcher;
@@ -88,6 +89,7 @@ caches! {
     controller_revisions: ControllerRevision,
     jobs: Job,
     cron_jobs: CronJob,
+    pod_disruption_budgets: PodDisruptionBudget,
     persistent_volumes: PersistentVolume,
     persistent_volume_claims: PersistentVolumeClaim,
     nodes: Node,

@@ -34,6 +34,11 @@ pub(crate) fn selector(labels: &LabelSelector) -> Option<Selector> {
     Selector::try_from(labels.clone()).ok().filter(|selector| !selector.selects_all())
 }
 
+/// A selector that may be invalid, and means all objects if it is empty.
+pub(crate) fn selector_or_all(labels: &LabelSelector) -> Option<Selector> {
+    Selector::try_from(labels.clone()).ok()
+}
+
 /// What to do with one object that an owner might control.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Claim {

@@ -3,8 +3,8 @@
 use crate::caches::Caches;
 use crate::context::Context;
 use crate::{
-    cronjob, daemonset, deployment, endpoints, garbage, job, namespace, node_lifecycle, per_namespace,
-    protection, replicaset, statefulset,
+    cronjob, daemonset, deployment, disruption, endpoints, garbage, job, namespace, node_lifecycle,
+    per_namespace, protection, replicaset, statefulset,
 };
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
@@ -51,6 +51,7 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
     tasks.spawn(node_lifecycle::run(ctx.clone(), config.node_monitor_grace));
     tasks.spawn(per_namespace::service_accounts(ctx.clone()));
     tasks.spawn(per_namespace::root_cas(ctx.clone(), config.cluster_ca_pem));
+    tasks.spawn(disruption::run(ctx.clone()));
     tasks.spawn(protection::claims(ctx.clone()));
     tasks.spawn(protection::volumes(ctx.clone()));
     ctx.caches.start(&ctx.client, &shutdown);
