@@ -43,8 +43,22 @@ impl Context {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Serialize + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
+        self.delete_with(cache, object, DeleteParams::background()).await
+    }
+
+    /// The same with these parameters.
+    pub(crate) async fn delete_with<K>(
+        &self,
+        cache: &Informer<K>,
+        object: &K,
+        params: DeleteParams,
+    ) -> kube::Result<()>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Serialize + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
         let uid = Preconditions { uid: object.uid(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(uid), ..DeleteParams::background() };
+        let params = DeleteParams { preconditions: Some(uid), ..params };
         let api = self.api::<K>(&object.namespace().unwrap_or_default());
         match api.delete(&object.name_any(), &params).await {
             Ok(either) => {

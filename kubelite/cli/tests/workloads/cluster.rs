@@ -212,7 +212,12 @@ impl Cluster {
 
     /// Puts a pod onto a node, so that its deletion takes until [`Cluster::gone`].
     pub(crate) async fn bind(&self, pod: &str) {
-        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": {"kind": "Node", "name": "node"}});
+        self.bind_to(pod, "node").await;
+    }
+
+    /// Puts a pod onto a node of this name.
+    pub(crate) async fn bind_to(&self, pod: &str, node: &str) {
+        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": {"kind": "Node", "name": node}});
         let path = format!("/api/v1/namespaces/default/pods/{pod}/binding");
         let request = http::Request::post(path).body(serde_json::to_vec(&binding).unwrap()).unwrap();
         let _: Value = self.client.request(request).await.unwrap();

@@ -171,3 +171,17 @@ async fn its_end_and_that_of_its_pods() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn a_pod_whose_node_is_gone_has_failed() {
+    let cluster = Cluster::start().await;
+    let rules = json!([{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]);
+    cluster.create(JOB, job(&json!({"backoffLimit": 0, "podFailurePolicy": {"rules": rules}}))).await;
+    let pods = cluster.count_pods(1).await;
+    cluster.bind_to(&pods[0], "nowhere").await;
+    cluster.until("the pod is gone", async || cluster.get(POD, &pods[0]).await.is_none()).await;
+    let again = cluster.count_pods(1).await;
+    cluster.succeed(&again[0]).await;
+    reaches(&cluster, "Complete").await;
+    assert_eq!(cluster.get(JOB, "j").await.unwrap()["status"]["failed"], Value::Null);
+}

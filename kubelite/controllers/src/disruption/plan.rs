@@ -16,13 +16,15 @@ use std::time::Duration;
 const EVICTION_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
 const ALLOWED: &str = "DisruptionAllowed";
 
+/// How many pods a controller wants, with the UID of what decides that; an error says why nobody knows.
+pub(super) type Scale<'a> = &'a dyn Fn(&OwnerReference) -> Result<(String, i32), String>;
+
 /// What there is.
 pub(super) struct Observed<'a> {
     pub(super) budget: &'a PodDisruptionBudget,
     /// Those that it selects.
     pub(super) pods: &'a [Arc<Pod>],
-    /// How many pods a controller wants, with the UID of what decides that; an error says why nobody knows.
-    pub(super) scale: &'a dyn Fn(&OwnerReference) -> Result<(String, i32), String>,
+    pub(super) scale: Scale<'a>,
     pub(super) now: Timestamp,
 }
 
@@ -142,7 +144,7 @@ mod tests {
 
     const NOW: i64 = 1000;
 
-    fn budget(spec: Value, status: Value) -> PodDisruptionBudget {
+    fn budget(spec: &Value, status: &Value) -> PodDisruptionBudget {
         let zero =
             json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0});
         let status = status.as_object().unwrap().iter().fold(zero, |mut all, (key, value)| {
@@ -200,7 +202,7 @@ mod tests {
             (json!({"minAvailable": 0}), &[], [0, 0, 0, 0]),
             (json!({"maxUnavailable": 1}), &["a +"], [0, 1, 0, 0]),
         ] {
-            let (found, _) = status(&budget(spec.clone(), json!({})), pods);
+            let (found, _) = status(&budget(&spec, &json!({})), pods);
             let found = [
                 found.disruptions_allowed,
                 found.current_healthy,
@@ -209,7 +211,7 @@ mod tests {
             ];
             assert_eq!(found.map(Option::unwrap), expected, "{spec} {pods:?}");
         }
-        let (unknown, _) = status(&budget(json!({"maxUnavailable": 1}), json!({})), &["a + Job"]);
+        let (unknown, _) = status(&budget(&json!({"maxUnavailable": 1}), &json!({})), &["a + Job"]);
         let condition = &unknown.conditions.unwrap()[0];
         assert_eq!(
             (condition.reason.as_str(), condition.message.as_str()),
@@ -221,7 +223,7 @@ mod tests {
     fn an_eviction_that_was_granted_counts_until_its_pod_goes() {
         let at = |second: i64| Time(Timestamp::from_second(second).unwrap());
         let granted = json!({"disruptedPods": {"a": at(NOW - 60), "b": at(NOW - 121), "gone": at(NOW)}});
-        let (found, again) = status(&budget(json!({"minAvailable": 1}), granted), &["a +", "b +", "c +"]);
+        let (found, again) = status(&budget(&json!({"minAvailable": 1}), &granted), &["a +", "b +", "c +"]);
         assert_eq!(found.disrupted_pods.unwrap().into_keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!((found.current_healthy, again), (Some(2), Some(Duration::from_secs(60))));
     }

@@ -20,6 +20,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Reasons of events: when it went well, and when it didn't.
+const CREATE: (&str, &str) = ("SuccessfulCreate", "FailedCreate");
+const DELETE: (&str, &str) = ("SuccessfulDelete", "FailedDelete");
+
 struct Controller {
     ctx: Context,
     recorder: Recorder,
@@ -126,20 +130,20 @@ impl Controller {
                     let what = format!("Claim {} Pod {pod} in StatefulSet {name}", claim.name_any());
                     let api = self.ctx.api::<PersistentVolumeClaim>(&set.namespace().unwrap_or_default());
                     let created = api.create(&PostParams::default(), &claim).await;
-                    self.note(set, ("SuccessfulCreate", "FailedCreate"), &format!("create {what}"), &created);
+                    self.note(set, CREATE, &format!("create {what}"), "success", &created);
                     self.ctx.caches.persistent_volume_claims.written(created?);
                 }
                 Action::CreatePod(pod) => {
                     let what = format!("create Pod {} in StatefulSet {name}", pod.name_any());
                     let api = self.ctx.api::<Pod>(&set.namespace().unwrap_or_default());
                     let created = api.create(&PostParams::default(), &pod).await;
-                    self.note(set, ("SuccessfulCreate", "FailedCreate"), &what, &created);
+                    self.note(set, CREATE, &what, "successful", &created);
                     self.ctx.caches.pods.written(created?);
                 }
                 Action::DeletePod(pod) => {
                     let what = format!("delete Pod {} in StatefulSet {name}", pod.name_any());
                     let deleted = self.ctx.delete(&self.ctx.caches.pods, &*pod).await;
-                    self.note(set, ("SuccessfulDelete", "FailedDelete"), &what, &deleted);
+                    self.note(set, DELETE, &what, "successful", &deleted);
                     deleted?;
                 }
                 Action::OwnClaim { claim, owners } => self.own(&claim, owners).await?,
@@ -168,16 +172,17 @@ impl Controller {
         Ok(())
     }
 
-    /// An event in upstream's words.
+    /// An event in upstream's words, which are not the same for pods and claims.
     fn note<T>(
         &self,
         set: &StatefulSet,
         (good, bad): (&'static str, &'static str),
         what: &str,
+        done: &str,
         outcome: &kube::Result<T>,
     ) {
         match outcome {
-            Ok(_) => self.recorder.record(set, EventType::Normal, good, format!("{what} successful")),
+            Ok(_) => self.recorder.record(set, EventType::Normal, good, format!("{what} {done}")),
             Err(error) => {
                 let text = format!("{what} failed error: {}", message(error));
                 self.recorder.record(set, EventType::Warning, bad, text);
