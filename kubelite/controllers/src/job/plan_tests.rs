@@ -198,6 +198,8 @@ fn suspended_and_resumed() {
     assert_eq!(plan_of(&new, &[]).status.start_time, None);
     let resumed = job(&json!({}), &condition("Suspended"));
     assert_eq!(steps(&resumed, &[]), ["+", "+", "!not Suspended JobResumed"]);
+    let late = job(&json!({"activeDeadlineSeconds": 10}), &condition("Suspended"));
+    assert_eq!(steps(&late, &[]), steps(&resumed, &[]), "the deadline counts from the new start");
     assert_eq!(plan_of(&resumed, &[]).status.start_time, Some(Time(Timestamp::from_second(NOW).unwrap())));
 }
 

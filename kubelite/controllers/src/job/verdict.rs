@@ -50,9 +50,10 @@ pub(super) fn verdict(observed: &Observed<'_>, tally: &Tally, active: usize) -> 
     })
 }
 
-/// When the job must be over; none while it is suspended.
+/// When the job must be over; none while it is suspended, and until it has a new start after that.
 pub(super) fn deadline(job: &Job) -> Option<Timestamp> {
-    let seconds = spec::of(job).active_deadline_seconds.filter(|_| !spec::is_suspended(job))?;
+    let suspended = spec::is_suspended(job) || spec::condition(job, spec::SUSPENDED).is_some();
+    let seconds = spec::of(job).active_deadline_seconds.filter(|_| !suspended)?;
     let start = job.status.as_ref()?.start_time.as_ref()?.0;
     start.checked_add(SignedDuration::from_secs(seconds)).ok()
 }
