@@ -20,7 +20,7 @@ pub fn build(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut archives = Vec::new();
     for (name, image) in [("pause", pause()?), ("busybox", busybox()?), ("flannel", flannel()?)] {
         let archive = dir.join(format!("{name}.tar"));
-        image.write(&archive)?;
+        image.write(&archive).with_context(|| format!("cannot write {}", archive.display()))?;
         archives.push(archive);
     }
     Ok(archives)

@@ -13,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::datastore::Datastore;
 use crate::host::Host;
 use crate::run::{run, wait_for};
 use crate::{cgroup, images, network};
@@ -21,8 +22,9 @@ use crate::{cgroup, images, network};
 pub const HOSTS: u8 = 3;
 /// The address at which the hosts reach the API server.
 pub const SERVER: &str = "https://198.18.7.1:6443";
-const STORE: &str = "https://198.18.7.1:2379";
 const RUNTIME: &str = "/run/kubelite/containerd/containerd.sock";
+/// What the hosts' images, snapshots and logs take, with some room.
+const DISK_MIB: u64 = 512;
 const TOOLS: [&str; 6] = ["containerd", "runc", "ctr", "nft", "ip", "tcpdump"];
 
 /// The lab of one checkout, in its folder `.lab`.
@@ -43,11 +45,18 @@ impl Lab {
     /// The running lab of this checkout, for scenarios: an error if there is none.
     pub fn attach() -> Result<Lab> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let lab = Lab::at(&root.canonicalize()?)?;
-        if lab.host(1).pid().is_none() {
+        let root = root.canonicalize().with_context(|| format!("the checkout {} is gone", root.display()))?;
+        let lab = Lab::at(&root)?;
+        lab.check_running()?;
+        Ok(lab)
+    }
+
+    /// An error unless the lab of this checkout runs.
+    pub fn check_running(&self) -> Result<()> {
+        if self.host(1).pid().is_none() {
             bail!("the lab is not running: `make up` starts it, `make test` does all");
         }
-        Ok(lab)
+        Ok(())
     }
 
     /// The `n`-th host, whether it runs or not.
@@ -68,20 +77,25 @@ impl Lab {
         command
     }
 
+    /// The type of flannel's backend in this cluster, e.g. `udp`.
+    pub fn backend(&self) -> Result<String> {
+        let config = self.etcdctl(&["get", "--print-value-only", "/coreos.com/network/config"])?;
+        let config: serde_json::Value =
+            serde_json::from_str(&config).context("flannel's config is no JSON")?;
+        Ok(config["Backend"]["Type"].as_str().unwrap_or("udp").to_owned())
+    }
+
     /// etcdctl against the store on the first host, with root's certificate.
     pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
-        let tls = self.host(1).dir.join("lib/server/tls");
-        let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={STORE}"));
-        command.arg("--cacert").arg(tls.join("etcd-ca.crt"));
-        command.arg("--cert").arg(tls.join("etcd-root.crt")).arg("--key").arg(tls.join("etcd-root.key"));
-        run(command.args(args))
+        let host = self.host(1);
+        run(Datastore::of(&host).etcdctl(&host).args(args))
     }
 
     /// Brings everything up, step by step; on a lab that is up already it only says so.
-    pub fn up(&self) -> Result<()> {
+    pub fn up(&self, datastore: Datastore, backend: &str) -> Result<()> {
         check_machine()?;
         fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
+        check_disk(&self.dir)?;
         let _lock = self.lock()?;
         if self.host(1).pid().is_some() && self.kubeconfig().exists() {
             self.step("the lab is up already; `make down` ends it");
@@ -90,7 +104,12 @@ impl Lab {
         let archives = images::build(&self.dir.join("images"))?;
         self.step("images built: pause, busybox, flannel");
         network::create()?;
-        self.add_host(1, &server_arguments())?;
+        network::plug(1)?;
+        let first = self.host(1);
+        first.start()?;
+        let mut flags = datastore.start(&first)?;
+        flags.push(format!("--flannel-backend={backend}"));
+        first.spawn("kubelite.log", &images::binary("kubelite")?, &server_arguments(&flags))?;
         self.step("node1: kubelite server started");
         self.wait_for_server()?;
         self.step("node1: the API server answers");
@@ -116,15 +135,18 @@ impl Lab {
         Ok(self.host(n))
     }
 
-    /// Kills kubelite on the first host, store and all, and starts it again.
+    /// Kills kubelite on the first host, store and all, and starts it again with the same flags.
     pub fn restart_server(&self) -> Result<()> {
         let host = self.host(1);
         let pid = host.program("kubelite").context("kubelite does not run on node1")?;
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+        let arguments: Vec<String> = line.split_terminator('\0').skip(1).map(str::to_owned).collect();
         kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill kubelite")?;
         wait_for("kubelite to be gone", Duration::from_secs(5), || {
             Ok(host.program("kubelite").is_none().then_some(()))
         })?;
-        host.spawn("kubelite.log", &images::binary("kubelite")?, &server_arguments())?;
+        Datastore::of(&host).restart(&host)?;
+        host.spawn("kubelite.log", &images::binary("kubelite")?, &arguments)?;
         self.wait_for_server()
     }
 
@@ -232,10 +254,11 @@ impl Lab {
     }
 }
 
-fn server_arguments() -> Vec<String> {
+fn server_arguments(flags: &[String]) -> Vec<String> {
     let mut arguments =
         vec!["server".to_owned(), "--write-kubeconfig=/var/lib/kubelite/kubeconfig".to_owned()];
     arguments.extend(node_arguments(1));
+    arguments.extend_from_slice(flags);
     arguments
 }
 
@@ -266,6 +289,17 @@ fn check_machine() -> Result<()> {
     }
     if !Path::new("/dev/net/tun").exists() {
         bail!("/dev/net/tun is missing: load the kernel module `tun` (modprobe tun)");
+    }
+    Ok(())
+}
+
+/// A full disk shows in the middle of something; better that it shows before.
+fn check_disk(dir: &Path) -> Result<()> {
+    let disk =
+        nix::sys::statvfs::statvfs(dir).with_context(|| format!("cannot look at {}", dir.display()))?;
+    let free = disk.blocks_available() * disk.fragment_size() / (1 << 20);
+    if free < DISK_MIB {
+        bail!("{} has {free} MiB free and the lab takes {DISK_MIB} MiB: make room there", dir.display());
     }
     Ok(())
 }

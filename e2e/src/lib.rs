@@ -5,6 +5,7 @@
 pub mod archive;
 pub mod capture;
 pub mod cgroup;
+pub mod datastore;
 pub mod host;
 pub mod images;
 pub mod lab;

@@ -1,7 +1,8 @@
 //! What the cluster costs when nothing happens: memory (PSS) and processor time of kubelite and flanneld on each host.
 //!
 //! PSS counts a page that several processes share in equal parts (`/proc/<pid>/smaps_rollup`), so the sum is what the
-//! processes really take. Processor time is user plus system over a quiet interval.
+//! processes really take. Processor time is user plus system over a quiet interval, with that of the
+//! children that ended in it (`nft`).
 
 use std::fs;
 use std::thread::sleep;
@@ -31,8 +32,8 @@ pub struct Row {
 }
 
 /// Measures a running lab; it must be left alone meanwhile.
-pub fn idle() -> Result<Vec<Row>> {
-    Lab::attach()?;
+pub fn idle(lab: &Lab) -> Result<Vec<Row>> {
+    lab.check_running()?;
     let mut found = Vec::new();
     for n in 1..=HOSTS {
         let host = crate::network::host_name(n);
@@ -71,9 +72,9 @@ fn program(pid: i32) -> Option<String> {
 fn ticks(pid: i32) -> Result<u64> {
     let stat =
         fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} ended"))?;
-    // The fields are counted behind the name, which may hold blanks: utime and stime are the 12th and 13th.
+    // The fields are counted behind the name, which may hold blanks: utime, stime, cutime and cstime are the 12th to 15th.
     let behind = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    Ok(behind.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum())
+    Ok(behind.split_whitespace().skip(11).take(4).filter_map(|t| t.parse::<u64>().ok()).sum())
 }
 
 fn pss(pid: i32) -> Result<u64> {

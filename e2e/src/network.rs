@@ -60,7 +60,7 @@ pub fn create() -> Result<()> {
          addr add 198.18.8.1/24 dev outside
          link set outside up",
     )?;
-    run(&mut words(&format!("ip netns exec {SWITCH} sysctl -qw net.ipv4.ip_forward=1")))?;
+    run(&mut words(&format!("ip netns exec {SWITCH} busybox sysctl -w net.ipv4.ip_forward=1")))?;
     batch_in(
         OUTSIDE,
         &format!(

@@ -5,7 +5,6 @@
 //!  then:  follow the others' leases │ renew the own one │ heal device, routes and rules │ until a signal
 //! ```
 
-use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
@@ -17,19 +16,18 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::backend::{BackendKind, udp};
+use crate::backend::carrier::Carrier;
 use crate::config::Config;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Counters;
-use crate::datapath::engine::Engine;
 use crate::http::{self, Ready};
-use crate::iface::{self, External};
+use crate::iface;
 use crate::lease::etcd::Etcd;
 use crate::lease::follow::{Follower, News};
 use crate::lease::keeper::{Keeper, KeeperError, Owned, Settings};
+use crate::lease::key::Lease;
 use crate::lease::store::{Events, LeaseStore, StoreError};
 use crate::masquerade::Rules;
-use crate::route::{Handle, Table};
 use crate::subnet_env::{self, SubnetEnv};
 
 /// Between two questions to an etcd that does not answer, at the most; a part of it is by chance.
@@ -57,27 +55,18 @@ pub async fn run(config: Config) -> Result<()> {
     let network = network_config(store.as_ref()).await?;
     tracing::info!(network = %network.network, backend = ?network.backend, "found network config");
 
+    let before = leases(store.as_ref(), &network).await;
+    let carrier = Carrier::prepare(netlink, &network, external.clone(), counters, before).await?;
     let settings = Settings {
         network: network.clone(),
         public_ip: external.public,
+        backend: carrier.advert(),
         ttl: config.lease_ttl,
         margin: config.renew_margin,
     };
     let keeper = Keeper::new(store.clone(), settings);
     let owned = acquire(&keeper, subnet_env::previous(&config.subnet_file)).await?;
-    let mut node = Node {
-        config,
-        netlink,
-        external,
-        network,
-        routes: Handle::default(),
-        counters,
-        metrics,
-        ready,
-        engine: None,
-        store,
-        keeper,
-    };
+    let mut node = Node { config, network, metrics, ready, carrier, store, keeper };
     node.settle(&owned).await?;
     node.keep(owned).await
 }
@@ -96,6 +85,21 @@ async fn network_config(store: &dyn LeaseStore) -> Result<NetworkConfig> {
             told = problem;
         }
         sleep(RETRY).await;
+    }
+}
+
+/// The leases that are there now; asked for until they are told.
+async fn leases(store: &dyn LeaseStore, network: &NetworkConfig) -> Vec<Lease> {
+    let mut follower = Follower::new(network.clone());
+    loop {
+        match store.list().await {
+            Ok(snapshot) => {
+                follower.replace(&snapshot.records);
+                return follower.leases().cloned().collect();
+            }
+            Err(error) => tracing::warn!("cannot list the leases: {error}"),
+        }
+        sleep(jittered(RETRY)).await;
     }
 }
 
@@ -159,14 +163,10 @@ impl Metrics {
 /// A node with a lease.
 struct Node {
     config: Config,
-    netlink: Netlink,
-    external: External,
     network: NetworkConfig,
-    routes: Handle,
-    counters: (Counters, Counters),
     metrics: Metrics,
     ready: Ready,
-    engine: Option<Engine>,
+    carrier: Carrier,
     store: Arc<dyn LeaseStore>,
     keeper: Keeper,
 }
@@ -174,13 +174,8 @@ struct Node {
 impl Node {
     /// Brings device, rules and subnet.env into the state that a lease asks for.
     async fn settle(&mut self, owned: &Owned) -> Result<()> {
-        self.engine = None;
-        let mut mtu = self.external.link.mtu;
-        if let Some(backend) = self.udp(owned) {
-            mtu = backend.mtu();
-            self.engine =
-                Some(backend.start(&self.netlink, self.routes.clone(), self.counters.clone()).await?);
-        }
+        self.carrier.start(owned.lease.subnet).await?;
+        let mtu = self.carrier.mtu();
         self.rules(owned).ensure(true)?;
         let env = SubnetEnv {
             network: self.network.network,
@@ -192,12 +187,6 @@ impl Node {
         env.write(path).with_context(|| format!("cannot write {}", path.display()))?;
         tracing::info!(file = %path.display(), mtu, "wrote subnet file");
         Ok(())
-    }
-
-    fn udp(&self, owned: &Owned) -> Option<udp::Settings> {
-        let BackendKind::Udp { port } = self.network.backend else { return None };
-        let (network, subnet) = (self.network.network, owned.lease.subnet);
-        Some(udp::Settings { network, subnet, external: self.external.clone(), port })
     }
 
     fn rules(&self, owned: &Owned) -> Rules {
@@ -217,8 +206,10 @@ impl Node {
                 // Lost: nothing is forwarded until there is another.
                 Ended::Lost => {
                     self.ready.set(false);
-                    self.routes.publish(Table::default());
                     tracing::warn!(subnet = %owned.lease.subnet, "the lease is lost; taking another");
+                    if let Err(error) = self.carrier.withdraw(owned.lease.subnet).await {
+                        tracing::error!("cannot take the routes away: {error:#}");
+                    }
                     owned = acquire(&self.keeper, Some(owned.lease.subnet)).await?;
                     self.settle(&owned).await?;
                 }
@@ -256,7 +247,7 @@ impl Node {
                         if self.tell(&news, owned) {
                             return Ended::Lost;
                         }
-                        self.publish(follower, owned);
+                        self.publish(follower, owned).await;
                     }
                     Some(Err(error)) => return Ended::Watch(error),
                     None => return Ended::Watch(StoreError::Unavailable("the connection is gone".to_owned())),
@@ -280,8 +271,8 @@ impl Node {
         let events = self.store.watch(snapshot.revision).await?;
         let news = follower.replace(&snapshot.records);
         self.tell(&news, owned);
-        self.publish(follower, owned);
-        self.ready.set(self.engine.as_ref().is_none_or(Engine::is_alive));
+        self.publish(follower, owned).await;
+        self.ready.set(self.carrier.is_alive());
         Ok(events)
     }
 
@@ -308,11 +299,10 @@ impl Node {
         lost
     }
 
-    fn publish(&self, follower: &Follower, owned: &Owned) {
-        let BackendKind::Udp { port } = self.network.backend else { return };
-        let others = follower.leases().filter(|lease| lease.subnet != owned.lease.subnet);
-        let peers = others.map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, port)));
-        self.routes.publish(Table::new(Some(owned.lease.subnet), peers));
+    async fn publish(&mut self, follower: &Follower, owned: &Owned) {
+        if let Err(error) = self.carrier.publish(owned.lease.subnet, &mut follower.leases()).await {
+            tracing::error!("{error:#}");
+        }
         self.metrics.leases.set(i64::try_from(follower.leases().count()).unwrap_or(i64::MAX));
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
     }
@@ -346,23 +336,12 @@ impl Node {
 
     /// Mends what somebody took away: device, address, routes, rules.
     async fn heal(&mut self, owned: &Owned) {
-        let Some(backend) = self.udp(owned) else { return };
-        let healthy = self.engine.as_ref().is_some_and(Engine::is_alive);
-        let mended = if healthy {
-            backend.ensure(&self.netlink).await
-        } else {
-            tracing::warn!("the data path ended; starting it again");
-            self.engine = None;
-            backend
-                .start(&self.netlink, self.routes.clone(), self.counters.clone())
-                .await
-                .map(|engine| self.engine = Some(engine))
-        };
+        let mended = self.carrier.mend(owned.lease.subnet).await;
         let mended = mended.and_then(|()| Ok(self.rules(owned).ensure(false)?));
         if let Err(error) = mended {
             tracing::error!("cannot mend the network: {error:#}");
         }
-        self.ready.set(self.engine.as_ref().is_some_and(Engine::is_alive));
+        self.ready.set(self.carrier.is_alive());
     }
 }
 

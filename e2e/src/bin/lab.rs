@@ -2,9 +2,11 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use e2e::datastore::Datastore;
 use e2e::lab::Lab;
 use e2e::{host, images, measure, tour};
 
@@ -19,7 +21,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Start the cluster and show it
-    Up,
+    Up {
+        /// What the API server keeps its objects in
+        #[arg(long, value_enum, default_value = "embedded")]
+        datastore: Datastore,
+        /// How flannel carries packets: udp, vxlan or host-gw
+        #[arg(long, default_value = "udp")]
+        backend: String,
+    },
     /// End it and remove all that it made
     Down,
     /// Build the images into .lab/images
@@ -50,13 +59,24 @@ enum Format {
     Json,
 }
 
+#[allow(clippy::print_stderr)] // A sentence for whoever called.
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 #[allow(clippy::print_stdout)] // The result is what the command is for.
-fn main() -> Result<()> {
+fn run(cli: Cli) -> Result<()> {
     let lab = Lab::at(&std::env::current_dir()?)?;
-    match Cli::parse().command {
-        Verb::Up => {
-            lab.up()?;
-            tour::show(&lab)
+    match cli.command {
+        Verb::Up { datastore, backend } => {
+            lab.up(datastore, &backend)?;
+            tour::show(&lab, &backend)
         }
         Verb::Down => {
             lab.down()?;
@@ -71,7 +91,7 @@ fn main() -> Result<()> {
         }
         Verb::Measure { output } => {
             lab.step(&format!("watching the idle cluster for {} s", measure::INTERVAL.as_secs()));
-            let rows = measure::idle()?;
+            let rows = measure::idle(&lab)?;
             let terminal = if std::io::stdout().is_terminal() { Format::Table } else { Format::Json };
             match output.unwrap_or(terminal) {
                 Format::Table => print!("{}", measure::table(&rows)),

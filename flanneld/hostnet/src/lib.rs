@@ -11,12 +11,14 @@ pub mod netns;
 pub mod nft;
 pub mod route;
 pub mod sysctl;
+pub mod vxlan;
 
 pub use address::Address;
 pub use error::{Error, Result};
 pub use link::Link;
 pub use neighbour::Neighbour;
 pub use route::{Kind, Route};
+pub use vxlan::Vxlan;
 
 /// A netlink socket of the calling thread's network namespace. Cheap to clone.
 #[derive(Clone, Debug)]

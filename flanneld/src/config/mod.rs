@@ -240,11 +240,13 @@ fn address(flag: &'static str, text: &str) -> Result<Option<Ipv4Addr>, BadConfig
     text.parse().map(Some).map_err(|_| bad(flag, format!("{text} is no IPv4 address")))
 }
 
+/// The file's content. An empty file counts as none: a Secret's key is empty where etcd is used without TLS.
 fn pem(flag: &'static str, path: &str) -> Result<Option<Vec<u8>>, BadConfig> {
     if path.is_empty() {
         return Ok(None);
     }
-    fs::read(path).map(Some).map_err(|error| bad(flag, format!("cannot read {path}: {error}")))
+    let text = fs::read(path).map_err(|error| bad(flag, format!("cannot read {path}: {error}")))?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 /// Go's flags have one dash or two.

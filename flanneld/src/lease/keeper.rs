@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::allocate;
 use super::follow::taken;
-use super::key::{Lease, encode_key};
+use super::key::{Advert, Lease, encode_key};
 use super::store::{Held, LeaseStore, Record, Snapshot, StoreError};
 use crate::config::network::NetworkConfig;
 
@@ -27,6 +27,8 @@ pub struct Settings {
     pub network: NetworkConfig,
     /// The own external address: the name under which a lease is found again.
     pub public_ip: Ipv4Addr,
+    /// What others are told of the backend.
+    pub backend: Advert,
     /// How long a lease lasts, in seconds.
     pub ttl: i64,
     /// How long before its end it is renewed.
@@ -122,7 +124,7 @@ impl Keeper {
     }
 
     async fn take_over(&self, record: &Record, lease: Lease) -> Result<Option<Owned>, StoreError> {
-        let lease = Lease { backend_type: self.settings.network.backend.lease_type().to_owned(), ..lease };
+        let lease = Lease { backend: self.settings.backend.clone(), ..lease };
         let owned = self.write(&lease, record.mod_revision, record.lease_id == 0).await?;
         if owned.is_some() && record.lease_id != 0 {
             self.store.forget(record.lease_id).await;
@@ -138,8 +140,8 @@ impl Keeper {
         let chance = |below: usize| rand::random_range(0..below);
         let subnet = allocate::choose(&self.settings.network, &taken(&snapshot.records), previous, chance);
         let subnet = subnet.ok_or(KeeperError::OutOfSubnets)?;
-        let backend_type = self.settings.network.backend.lease_type().to_owned();
-        let lease = Lease { subnet, public_ip: self.settings.public_ip, backend_type };
+        let backend = self.settings.backend.clone();
+        let lease = Lease { subnet, public_ip: self.settings.public_ip, backend };
         let asked = Instant::now();
         let held = self.store.create(&encode_key(subnet), &lease.encode(), self.settings.ttl).await?;
         Ok(held.map(|held| self.owned(lease, held, false, asked)))
@@ -169,6 +171,7 @@ mod tests {
         let settings = Settings {
             network: NetworkConfig::parse(network).unwrap(),
             public_ip: Ipv4Addr::new(192, 0, 2, last),
+            backend: Advert::default(),
             ttl: 10,
             margin: Duration::from_secs(3600),
         };

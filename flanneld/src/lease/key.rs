@@ -12,8 +12,17 @@ pub struct Lease {
     pub subnet: Ipv4Network,
     /// The owner's external address.
     pub public_ip: Ipv4Addr,
-    /// Empty for udp, as flannel leaves it out.
-    pub backend_type: String,
+    /// How it is reached.
+    pub backend: Advert,
+}
+
+/// What a lease says of its owner's backend.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Advert {
+    /// E.g. `vxlan`; empty for udp, as flannel leaves it out.
+    pub kind: String,
+    /// What that backend needs to know, as JSON; empty if it needs nothing.
+    pub data: String,
 }
 
 /// Why a key or value is not a lease.
@@ -53,12 +62,15 @@ pub fn decode_key(key: &str) -> Result<Ipv4Network, BadLease> {
 impl Lease {
     /// The value, byte for byte.
     pub fn encode(&self) -> String {
-        let backend = if self.backend_type.is_empty() {
-            String::new()
-        } else {
-            format!(r#","BackendType":"{}""#, self.backend_type)
-        };
-        format!(r#"{{"PublicIP":"{}","PublicIPv6":null{backend}}}"#, self.public_ip)
+        let mut text = format!(r#"{{"PublicIP":"{}","PublicIPv6":null"#, self.public_ip);
+        if !self.backend.kind.is_empty() {
+            text.push_str(&format!(r#","BackendType":"{}""#, self.backend.kind));
+        }
+        if !self.backend.data.is_empty() {
+            text.push_str(&format!(r#","BackendData":{}"#, self.backend.data));
+        }
+        text.push('}');
+        text
     }
 
     /// A lease from its key and value. Names of fields are read in any case and unknown ones ignored, as Go's decoder does.
@@ -66,11 +78,11 @@ impl Lease {
         let subnet = decode_key(key)?;
         let value: Value = serde_json::from_slice(value).map_err(|e| BadLease::Json(e.to_string()))?;
         let map = value.as_object().ok_or_else(|| BadLease::Json("not an object".to_owned()))?;
-        let field = |name: &str| {
-            map.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).and_then(|(_, v)| v.as_str())
-        };
+        let field =
+            |name: &str| map.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        let text = |name: &str| field(name).and_then(Value::as_str);
         let public_ip: Ipv4Addr =
-            field("PublicIP").and_then(|ip| ip.parse().ok()).ok_or(BadLease::PublicIp)?;
+            text("PublicIP").and_then(|ip| ip.parse().ok()).ok_or(BadLease::PublicIp)?;
         if public_ip.is_unspecified()
             || public_ip.is_loopback()
             || public_ip.is_multicast()
@@ -78,7 +90,9 @@ impl Lease {
         {
             return Err(BadLease::PublicIp);
         }
-        Ok(Lease { subnet, public_ip, backend_type: field("BackendType").unwrap_or_default().to_owned() })
+        let data = field("BackendData").filter(|data| !data.is_null()).map(Value::to_string);
+        let kind = text("BackendType").unwrap_or_default().to_owned();
+        Ok(Lease { subnet, public_ip, backend: Advert { kind, data: data.unwrap_or_default() } })
     }
 }
 
@@ -88,25 +102,33 @@ mod tests {
 
     fn lease() -> Lease {
         let subnet = "10.5.89.0/24".parse().unwrap();
-        Lease { subnet, public_ip: Ipv4Addr::new(192, 168, 100, 1), backend_type: String::new() }
+        Lease { subnet, public_ip: Ipv4Addr::new(192, 168, 100, 1), backend: Advert::default() }
     }
 
     #[test]
     fn the_bytes_are_flannels() {
         assert_eq!(encode_key(lease().subnet), "10.5.89.0-24");
         assert_eq!(lease().encode(), r#"{"PublicIP":"192.168.100.1","PublicIPv6":null}"#);
-        let host_gw = Lease { backend_type: "host-gw".into(), ..lease() };
+        let advert = |kind: &str, data: &str| Advert { kind: kind.into(), data: data.into() };
+        let host_gw = Lease { backend: advert("host-gw", ""), ..lease() };
         assert_eq!(
             host_gw.encode(),
             r#"{"PublicIP":"192.168.100.1","PublicIPv6":null,"BackendType":"host-gw"}"#
         );
+        let data = r#"{"VNI":1,"VtepMAC":"8e:92:c7:f8:29:6a"}"#;
+        let vxlan = Lease { backend: advert("vxlan", data), ..lease() };
+        let value = format!(
+            r#"{{"PublicIP":"192.168.100.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{data}}}"#
+        );
+        assert_eq!(vxlan.encode(), value);
+        assert_eq!(Lease::decode("10.5.89.0-24", value.as_bytes()), Ok(vxlan));
     }
 
     #[test]
     fn gos_leases_are_read() {
         let value = br#"{"PublicIP":"192.168.100.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1}}"#;
         let read = Lease::decode("/coreos.com/network/subnets/10.5.89.0-24", value).unwrap();
-        assert_eq!((read.public_ip, read.backend_type.as_str()), (lease().public_ip, "vxlan"));
+        assert_eq!((read.public_ip, read.backend.kind.as_str()), (lease().public_ip, "vxlan"));
         assert_eq!(Lease::decode("10.5.89.0-24", br#"{"publicip":"192.168.100.1"}"#), Ok(lease()));
         assert_eq!(
             Lease::decode("10.5.89.0-24&fc00:0:0:1::-64", br#"{"PublicIP":"192.168.100.1"}"#),

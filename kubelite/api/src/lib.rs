@@ -14,6 +14,7 @@ pub mod patch;
 pub mod protobuf;
 pub mod quantity;
 pub mod scalar;
+pub mod scheduling;
 pub mod schema;
 pub mod status;
 pub mod table;

@@ -25,14 +25,14 @@ pub struct ApiError {
     pub reason: &'static str,
     /// For people.
     pub message: String,
-    /// `Status.details`; null if there are none.
+    /// `Status.details`, an object: client-go reads it without looking whether it is there.
     pub details: Value,
 }
 
 impl ApiError {
-    /// An error without details.
+    /// An error whose details are empty.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        ApiError { code, reason, message: message.into(), details: Value::Null }
+        ApiError { code, reason, message: message.into(), details: json!({}) }
     }
 
     /// 404: `pods "x" not found`. `resource` is `pods` or, with its group, `deployments.apps`.
@@ -100,14 +100,10 @@ impl ApiError {
 
     /// The `Status` object that goes to the client.
     pub fn to_status(&self) -> Value {
-        let mut status = json!({
+        json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
-        });
-        if !self.details.is_null() {
-            status["details"] = self.details.clone();
-        }
-        status
+            "message": self.message, "reason": self.reason, "details": self.details, "code": self.code,
+        })
     }
 
     fn about(code: u16, reason: &'static str, resource: &str, name: &str, message: String) -> Self {

@@ -1,4 +1,4 @@
-//! A node: containerd, and the kubelet over it.
+//! A node: containerd, the kubelet over it, and the service proxy.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use crate::args::{AgentArgs, NodeArgs};
 use crate::containerd::Containerd;
 use crate::join::{self, NodeCredentials};
 use crate::node::Identity;
+use crate::services;
 use crate::token::Token;
 
 const KUBELET_PORT: u16 = 10250;
@@ -37,8 +38,11 @@ pub async fn run_node(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let runtime = runtime(&args, shutdown.clone()).await?;
-    let config = config(args, identity, credentials, runtime)?;
-    kubelite_kubelet::run(client, config, shutdown).await.context("the kubelet ended")
+    let config = config(args, identity.clone(), credentials, runtime)?;
+    let services = services::run(client.clone(), &identity, shutdown.clone());
+    let kubelet = kubelite_kubelet::run(client, config, shutdown);
+    let kubelet = async { kubelet.await.context("the kubelet ended") };
+    tokio::try_join!(kubelet, services).map(drop)
 }
 
 /// The CRI socket: the one that was named, or that of a containerd of our own.

@@ -13,14 +13,21 @@ use kube::Client;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
 
+use crate::args::FlannelBackend;
+
 /// Where flannel's daemon looks for the network's configuration.
 pub const CONFIG_KEY: &str = "/coreos.com/network/config";
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "flannel-etcd";
 
-/// The configuration that is written where there is none: the pods' network, carried in UDP.
-pub fn network_config(cluster_cidr: IpNetwork) -> String {
-    json!({"Network": cluster_cidr.to_string(), "Backend": {"Type": "udp"}}).to_string()
+/// The configuration that is written where there is none: the pods' network, and how its packets are carried.
+pub fn network_config(cluster_cidr: IpNetwork, backend: FlannelBackend) -> String {
+    let kind = match backend {
+        FlannelBackend::Udp => "udp",
+        FlannelBackend::Vxlan => "vxlan",
+        FlannelBackend::HostGw => "host-gw",
+    };
+    json!({"Network": cluster_cidr.to_string(), "Backend": {"Type": kind}}).to_string()
 }
 
 /// How to reach etcd as flannel.
@@ -70,7 +77,7 @@ mod tests {
 
     #[test]
     fn flannel_can_read_the_configuration() {
-        let config = network_config("10.42.0.0/16".parse().unwrap());
+        let config = network_config("10.42.0.0/16".parse().unwrap(), FlannelBackend::Udp);
         assert_eq!(config, r#"{"Backend":{"Type":"udp"},"Network":"10.42.0.0/16"}"#);
     }
 }

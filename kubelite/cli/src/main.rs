@@ -11,6 +11,7 @@ mod node;
 mod node_keys;
 mod pki;
 mod server;
+mod services;
 mod token;
 
 use std::io::IsTerminal;

@@ -11,9 +11,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ipnetwork::IpNetwork;
+use k8s_openapi::api::core::v1::Node;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
 use kubelite_apiserver::parts::Keys;
 use kubelite_apiserver::request::UserInfo;
 use kubelite_apiserver::{ApiServer, serve};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +35,9 @@ use crate::{agent, files, flannel, join};
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 const MONITOR_GRACE: Duration = Duration::from_secs(40);
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+const ROLE_TRIES: u32 = 240;
+const ROLE_RETRY: Duration = Duration::from_millis(250);
 
 /// `kubelite server`: runs until `shutdown`, or until a part fails.
 pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
@@ -43,7 +50,8 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
 
     let mut parts = JoinSet::new();
     let backing = Backing::open(&args, &pki, identity.ip, &mut parts, shutdown.clone()).await?;
-    backing.put_if_absent(flannel::CONFIG_KEY, &flannel::network_config(args.cluster_cidr)).await?;
+    let network = flannel::network_config(args.cluster_cidr, args.flannel_backend);
+    backing.put_if_absent(flannel::CONFIG_KEY, &network).await?;
     let config = kubelite_apiserver::Config {
         service_network: services,
         node_ports: NODE_PORTS,
@@ -91,7 +99,29 @@ async fn node(
     let serving = pki.sign_node_serving(&keys.serving_csr(&identity.name)?, &identity.name, identity.ip)?;
     let credentials: NodeCredentials = keys.with(pki.ca_pem().to_owned(), client, serving);
     let user = component(&format!("system:node:{}", identity.name), &["system:nodes"]);
-    agent::run_node(args.node, identity, credentials, api.client(user), shutdown).await
+    let role =
+        mark_control_plane(api.client(component("system:apiserver", &["system:masters"])), &identity.name);
+    let (ended, ()) = tokio::join!(
+        agent::run_node(args.node, identity.clone(), credentials, api.client(user), shutdown),
+        role
+    );
+    ended
+}
+
+/// Labels the node with its role once it is there: a kubelet may not give itself one, and `kubectl get nodes` shows it.
+async fn mark_control_plane(client: Client, name: &str) {
+    let nodes: Api<Node> = Api::all(client);
+    let role = Patch::Merge(json!({ "metadata": { "labels": { CONTROL_PLANE: "true" } } }));
+    for _ in 0..ROLE_TRIES {
+        match nodes.patch(name, &PatchParams::default(), &role).await {
+            Ok(_) => return,
+            Err(error) => tracing::debug!("cannot label node {name} yet: {error}"),
+        }
+        tokio::time::sleep(ROLE_RETRY).await;
+    }
+    tracing::warn!(
+        "node {name} has no role: it did not register; `kubectl label node {name} {CONTROL_PLANE}=true` gives it"
+    );
 }
 
 /// Waits for the end. A part that ends before it was told to takes the others with it: half a server helps nobody.

@@ -17,7 +17,6 @@ mod hash;
 mod history;
 mod job;
 mod namespace;
-mod node_affinity;
 mod node_lifecycle;
 mod per_namespace;
 mod pods;

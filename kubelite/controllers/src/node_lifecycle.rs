@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
+use kubelite_api::scheduling::tolerating;
 use kubelite_informer::{EventType, Key, Queue, Recorder};
 use std::future::Future;
 use std::sync::Arc;
@@ -209,9 +210,7 @@ fn leaves_at(pod: &Pod, node: &Node) -> Option<Timestamp> {
     let expelling = taints.filter(|taint| taint.effect == "NoExecute");
     let leaves = expelling.filter_map(|taint| {
         let added = taint.time_added.as_ref().map_or(Timestamp::MIN, |time| time.0);
-        let tolerations = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten());
-        let admitting: Vec<&Toleration> =
-            tolerations.filter(|toleration| admits(toleration, taint)).collect();
+        let admitting: Vec<&Toleration> = tolerating(pod, taint).collect();
         if admitting.is_empty() {
             return Some(added);
         }
@@ -219,16 +218,6 @@ fn leaves_at(pod: &Pod, node: &Node) -> Option<Timestamp> {
         added.checked_add(SignedDuration::from_secs(seconds.max(0))).ok()
     });
     leaves.min()
-}
-
-/// Whether a toleration admits a taint (an empty key with Exists admits all).
-pub(crate) fn admits(toleration: &Toleration, taint: &Taint) -> bool {
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    let value = toleration.value.clone().unwrap_or_default() == taint.value.clone().unwrap_or_default();
-    given(&toleration.effect).is_none_or(|effect| effect == taint.effect)
-        && given(&toleration.key).map_or(exists, |key| key == taint.key)
-        && (exists || value)
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@
 //!
 //! Absent: volumes, dynamic resources, pre-emption, profiles other than `default-scheduler`.
 
-mod affinity;
 mod cycle;
 mod filters;
 mod resources;

@@ -12,46 +12,8 @@ pub(crate) const DEFAULT_CPU: i128 = 100;
 pub(crate) const DEFAULT_MEMORY: i128 = 200 * 1024 * 1024 * 1000;
 
 /// A quantity in thousandths, rounded up; none if it isn't one.
-pub(crate) fn thousandths(quantity: &Quantity) -> Option<i128> {
-    let text = quantity.0.trim();
-    let digits =
-        text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
-    let (number, suffix) = text.split_at_checked(digits)?;
-    let (mantissa, decimals) = decimal(number)?;
-    let (factor, divisor): (i128, i128) = match suffix {
-        "n" => (1, 1_000_000),
-        "u" => (1, 1000),
-        "m" => (1, 1),
-        "" => (1000, 1),
-        "k" => (1_000_000, 1),
-        "M" => (1_000_000_000, 1),
-        "G" => (1_000_000_000_000, 1),
-        "T" => (10_i128.pow(15), 1),
-        "P" => (10_i128.pow(18), 1),
-        "E" => (10_i128.pow(21), 1),
-        "Ki" => (1000 << 10, 1),
-        "Mi" => (1000 << 20, 1),
-        "Gi" => (1000 << 30, 1),
-        "Ti" => (1000 << 40, 1),
-        "Pi" => (1000 << 50, 1),
-        "Ei" => (1000 << 60, 1),
-        exponent => (1000_i128.checked_mul(power(exponent)?)?, 1),
-    };
-    let divisor = divisor * 10_i128.checked_pow(decimals)?;
-    let scaled = mantissa.checked_mul(factor)?;
-    Some(scaled.div_euclid(divisor) + i128::from(scaled.rem_euclid(divisor) != 0))
-}
-
-fn power(exponent: &str) -> Option<i128> {
-    let digits = exponent.strip_prefix(['e', 'E'])?;
-    10_i128.checked_pow(digits.trim_start_matches('+').parse().ok()?)
-}
-
-/// A decimal number as an integer and the count of its decimals.
-fn decimal(text: &str) -> Option<(i128, u32)> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let mantissa = format!("{whole}{fraction}").parse().ok()?;
-    Some((mantissa, u32::try_from(fraction.len()).ok()?))
+fn thousandths(quantity: &Quantity) -> Option<i128> {
+    quantity.0.parse::<kubelite_api::quantity::Quantity>().ok().map(|amount| amount.milli_value().into())
 }
 
 /// Quantities of a node's status or a container's requests.
@@ -107,23 +69,6 @@ fn at_least(total: &mut Amounts, other: &Amounts) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantities() {
-        let table = [
-            ("100m", 100),
-            ("1", 1000),
-            ("0.5", 500),
-            ("1Ki", 1_024_000),
-            ("1.5k", 1_500_000),
-            ("1e3", 1_000_000),
-            ("1n", 1),
-        ];
-        for (text, expected) in table {
-            assert_eq!(thousandths(&Quantity(text.into())), Some(expected), "{text}");
-        }
-        assert_eq!(thousandths(&Quantity("many".into())), None);
-    }
 
     #[test]
     fn init_containers_count_by_their_peak_and_sidecars_stay() {

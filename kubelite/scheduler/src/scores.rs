@@ -1,11 +1,10 @@
 //! Which of the possible nodes is best. Each score is 0 to 100 after normalisation and has a weight.
 
-use crate::affinity;
 use crate::cycle::Cycle;
-use crate::filters::tolerates;
 use crate::resources::{DEFAULT_CPU, DEFAULT_MEMORY};
 use crate::snapshot::NodeInfo;
 use kube::ResourceExt;
+use kubelite_api::scheduling::{preference, tolerating};
 
 const HIGHEST: i64 = 100;
 
@@ -18,7 +17,7 @@ struct Score {
 
 const SCORES: [Score; 5] = [
     Score { raw: least_allocated, weight: 1, more_is_better: true },
-    Score { raw: |cycle, node| affinity::preferred(cycle.pod, node), weight: 2, more_is_better: true },
+    Score { raw: |cycle, node| preference(cycle.pod, &node.node), weight: 2, more_is_better: true },
     Score { raw: untolerated, weight: 3, more_is_better: false },
     Score { raw: crowd, weight: 2, more_is_better: false },
     Score { raw: siblings, weight: 1, more_is_better: false },
@@ -56,7 +55,8 @@ fn least_allocated(cycle: &Cycle<'_>, node: &NodeInfo) -> i64 {
 /// Soft taints that the pod doesn't tolerate.
 fn untolerated(cycle: &Cycle<'_>, node: &NodeInfo) -> i64 {
     let taints = node.node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-    let soft = taints.filter(|taint| taint.effect == "PreferNoSchedule" && !tolerates(cycle.pod, taint));
+    let soft = taints
+        .filter(|taint| taint.effect == "PreferNoSchedule" && tolerating(cycle.pod, taint).next().is_none());
     i64::try_from(soft.count()).unwrap_or(i64::MAX)
 }
 

@@ -65,7 +65,7 @@ fn pod_stream(objects: &dyn Objects, request: &RequestInfo, query: &str) -> Resu
     let sub = request.subresource.as_str();
     let place = format!("{}/{}", request.namespace, request.name);
     let path = if sub == "portforward" {
-        with_query(format!("/portForward/{place}"), &pairs(query).collect::<Vec<_>>())
+        with_query(format!("/portForward/{place}"), &port_query(query))
     } else {
         let asked = pairs(query).find(|(k, _)| *k == "container").map_or("", |(_, v)| v);
         let container = container(&pod, asked)?;
@@ -128,6 +128,11 @@ fn with_query(path: String, pairs: &[(&str, &str)]) -> String {
 fn log_query(query: &str) -> Vec<(&str, &str)> {
     const OWN: &[&str] = &["container", "insecureSkipTLSVerifyBackend", "pretty"];
     pairs(query).filter(|(k, _)| !OWN.contains(k)).collect()
+}
+
+/// `ports=80,81` of the API is `port=80,81` at the kubelet.
+fn port_query(query: &str) -> Vec<(&str, &str)> {
+    pairs(query).filter(|(k, _)| *k == "ports").map(|(_, v)| ("port", v)).collect()
 }
 
 /// `stdin=true` of the API is `input=1` at the kubelet.

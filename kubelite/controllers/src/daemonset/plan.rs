@@ -3,8 +3,6 @@
 use crate::claim::controller_ref;
 use crate::deployment::scaled;
 use crate::history::Revised;
-use crate::node_affinity;
-use crate::node_lifecycle::admits;
 use crate::pods;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
@@ -13,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
+use kubelite_api::scheduling::{admits_node, tolerating};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,14 +96,13 @@ fn add_tolerations(spec: &mut PodSpec) {
 fn eligible(set: &DaemonSet, node: &Node) -> (bool, bool) {
     let mut pod = Pod { spec: set.spec.template.spec.clone(), ..Pod::default() };
     add_tolerations(pod.spec.get_or_insert_default());
-    if !node_affinity::required(&pod, node) {
+    if !admits_node(&pod, node) {
         return (false, false);
     }
-    let tolerations = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten()).collect::<Vec<_>>();
     let untolerated = |effects: &[&str]| {
         let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
         let mut hard = taints.filter(|taint| effects.contains(&taint.effect.as_str()));
-        hard.any(|taint: &Taint| !tolerations.iter().any(|toleration| admits(toleration, taint)))
+        hard.any(|taint: &Taint| tolerating(&pod, taint).next().is_none())
     };
     (!untolerated(&["NoSchedule", "NoExecute"]), !untolerated(&["NoExecute"]))
 }

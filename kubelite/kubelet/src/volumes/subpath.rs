@@ -119,7 +119,7 @@ mod tests {
 
     impl Pod {
         fn new() -> Pod {
-            let pod = Pod(tempfile::Builder::new().prefix("kubelet3-").tempdir().unwrap());
+            let pod = Pod(tempfile::Builder::new().prefix("kubelet-").tempdir().unwrap());
             fs::create_dir(pod.0.path().join("volume")).unwrap();
             pod
         }

@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_mount_in_use_stops_the_removal() {
-        let dir = tempfile::Builder::new().prefix("kubelet3-").tempdir().unwrap();
+        let dir = tempfile::Builder::new().prefix("kubelet-").tempdir().unwrap();
         let volume = dir.path().join(VOLUMES).join("kubernetes.io~empty-dir/v");
         fs::create_dir_all(&volume).unwrap();
         let outside = dir.path().join("outside");

@@ -22,7 +22,7 @@ fn pod(name: &str, spec: impl Into<Value>) -> (String, Value) {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name, "namespace": "default", "uid": format!("uid-{name}"),
             "creationTimestamp": "2026-01-01T00:00:00Z", "generation": 1 },
-        "spec": { "nodeName": "kubelet2", "hostNetwork": true, "terminationGracePeriodSeconds": 2 },
+        "spec": { "nodeName": "test-node", "hostNetwork": true, "terminationGracePeriodSeconds": 2 },
         "status": { "phase": "Pending", "qosClass": "BestEffort" },
     });
     for (key, value) in spec.into().as_object().unwrap() {
@@ -176,15 +176,15 @@ async fn pods_that_end_crash_or_cannot_start() {
 }
 
 fn check_node(api: &Api) {
-    let object = api.get("/api/v1/nodes/kubelet2").unwrap();
+    let object = api.get("/api/v1/nodes/test-node").unwrap();
     let conditions = object["status"]["conditions"].as_array().unwrap();
     let ready = conditions.iter().find(|c| c["type"] == "Ready").unwrap();
     assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("KubeletNotReady")));
-    assert_eq!(object["metadata"]["labels"]["kubernetes.io/hostname"], "kubelet2");
+    assert_eq!(object["metadata"]["labels"]["kubernetes.io/hostname"], "test-node");
     assert_eq!(object["spec"]["taints"][0]["key"], "node.kubernetes.io/not-ready");
     assert!(object["status"]["images"].as_array().is_some_and(|i| !i.is_empty()), "{object:#}");
-    let lease = api.get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/kubelet2").unwrap();
-    assert_eq!(lease["spec"]["holderIdentity"], "kubelet2");
+    let lease = api.get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/test-node").unwrap();
+    assert_eq!(lease["spec"]["holderIdentity"], "test-node");
 }
 
 #[tokio::test(flavor = "multi_thread")]

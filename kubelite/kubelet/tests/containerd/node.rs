@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const IMAGE: &str = "docker.io/kubelite/busybox:1";
-const CGROUP: &str = "/kubelet2-test";
+const CGROUP: &str = "/kubelite-kubelet-test";
 const PAUSE: &str = "docker.io/kubelite/pause:test";
 
 /// A containerd that ends, with all that it runs, when it is dropped.
@@ -25,7 +25,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start() -> Node {
-        let temporary = tempfile::Builder::new().prefix("kubelet2-").tempdir_in("/tmp").unwrap();
+        let temporary = tempfile::Builder::new().prefix("kubelet-").tempdir_in("/tmp").unwrap();
         let dir = temporary.path().to_path_buf();
         std::fs::write(dir.join("config.toml"), config(&dir)).unwrap();
         let log = std::fs::File::create(dir.join("containerd.log")).unwrap();
@@ -111,7 +111,7 @@ pub(crate) fn config_at(dir: &Path, socket: &Path) -> Config {
     let authority = Authority::new();
     let (serving_certificate, serving_key) = authority.issue(None);
     Config {
-        node_name: "kubelet2".into(),
+        node_name: "test-node".into(),
         node_ip: "127.0.0.1".parse().unwrap(),
         data_dir: dir.join("kubelet"),
         log_dir: dir.join("pods"),

@@ -20,7 +20,7 @@ pub(crate) struct Authority {
 impl Authority {
     pub(crate) fn new() -> Authority {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "kubelet3-test");
+        params.distinguished_name.push(DnType::CommonName, "kubelet-test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();

@@ -4,8 +4,6 @@ pub(crate) mod interpod;
 mod node;
 pub(crate) mod spread;
 
-pub(crate) use node::tolerates;
-
 use crate::cycle::Cycle;
 use crate::snapshot::NodeInfo;
 

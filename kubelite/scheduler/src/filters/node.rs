@@ -1,10 +1,10 @@
 //! The filters that look at one node alone.
 
-use crate::affinity;
 use crate::cycle::Cycle;
 use crate::snapshot::NodeInfo;
-use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::Taint;
 use kube::ResourceExt;
+use kubelite_api::scheduling::{admits_node, tolerating};
 
 fn reason(rejected: bool, text: &str) -> Vec<String> {
     if rejected { vec![text.to_string()] } else { vec![] }
@@ -17,7 +17,7 @@ pub(super) fn unschedulable(cycle: &Cycle<'_>, node: &NodeInfo) -> Vec<String> {
         effect: "NoSchedule".into(),
         ..Taint::default()
     };
-    reason(cordoned && !tolerates(cycle.pod, &taint), "node(s) were unschedulable")
+    reason(cordoned && tolerating(cycle.pod, &taint).next().is_none(), "node(s) were unschedulable")
 }
 
 pub(super) fn name(cycle: &Cycle<'_>, node: &NodeInfo) -> Vec<String> {
@@ -31,7 +31,7 @@ pub(super) fn name(cycle: &Cycle<'_>, node: &NodeInfo) -> Vec<String> {
 pub(super) fn taints(cycle: &Cycle<'_>, node: &NodeInfo) -> Vec<String> {
     let taints = node.node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     let mut hard = taints.filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
-    let untolerated = hard.find(|taint| !tolerates(cycle.pod, taint));
+    let untolerated = hard.find(|taint| tolerating(cycle.pod, taint).next().is_none());
     let text = |taint: &Taint| {
         let value = taint.value.as_deref().unwrap_or_default();
         format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)
@@ -39,26 +39,8 @@ pub(super) fn taints(cycle: &Cycle<'_>, node: &NodeInfo) -> Vec<String> {
     untolerated.map(text).into_iter().collect()
 }
 
-/// Whether one of the pod's tolerations admits the taint.
-pub(crate) fn tolerates(pod: &Pod, taint: &Taint) -> bool {
-    pod.spec
-        .iter()
-        .flat_map(|spec| spec.tolerations.iter().flatten())
-        .any(|toleration| admits(toleration, taint))
-}
-
-fn admits(toleration: &Toleration, taint: &Taint) -> bool {
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    let key = given(&toleration.key);
-    let value = toleration.value.clone().unwrap_or_default() == taint.value.clone().unwrap_or_default();
-    given(&toleration.effect).is_none_or(|effect| effect == taint.effect)
-        && key.as_ref().map_or(exists, |key| *key == taint.key)
-        && (exists || value)
-}
-
 pub(super) fn affinity(cycle: &Cycle<'_>, node: &NodeInfo) -> Vec<String> {
-    reason(!affinity::required(cycle.pod, node), "node(s) didn't match Pod's node affinity/selector")
+    reason(!admits_node(cycle.pod, &node.node), "node(s) didn't match Pod's node affinity/selector")
 }
 
 pub(super) fn ports(cycle: &Cycle<'_>, node: &NodeInfo) -> Vec<String> {

@@ -1,11 +1,11 @@
 //! Pod topology spread: no domain may have `maxSkew` matching pods more than the emptiest one.
 
-use crate::affinity;
 use crate::cycle::Cycle;
 use crate::snapshot::{NodeInfo, Snapshot};
 use k8s_openapi::api::core::v1::{Pod, TopologySpreadConstraint};
 use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
+use kubelite_api::scheduling::admits_node;
 use std::collections::HashMap;
 
 /// A constraint with the pods that each domain has now.
@@ -28,7 +28,7 @@ fn count(pod: &Pod, constraint: &TopologySpreadConstraint, snapshot: &Snapshot) 
     let selector = selector(pod, constraint);
     let matches = |other: &Pod| selector.as_ref().is_some_and(|selector| selector.matches(other.labels()));
     let mut domains: HashMap<String, usize> = HashMap::new();
-    for node in snapshot.nodes.iter().filter(|node| affinity::required(pod, node)) {
+    for node in snapshot.nodes.iter().filter(|node| admits_node(pod, &node.node)) {
         let Some(domain) = node.label(&constraint.topology_key) else { continue };
         let here = node.pods.iter().filter(|other| other.namespace() == pod.namespace());
         let here = here.filter(|other| other.metadata.deletion_timestamp.is_none() && matches(other)).count();
