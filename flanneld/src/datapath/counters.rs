@@ -29,11 +29,13 @@ pub enum Reason {
     NoLease,
     /// The kernel did not take it.
     Send,
+    /// What the kernel left to be done with it makes no sense.
+    Offload,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 11] = [
         Reason::Short,
         Reason::Version,
         Reason::Length,
@@ -44,6 +46,7 @@ impl Reason {
         Reason::Destination,
         Reason::NoLease,
         Reason::Send,
+        Reason::Offload,
     ];
 }
 

@@ -14,6 +14,8 @@ pub mod counters;
 pub mod engine;
 pub mod forward;
 pub mod icmp;
+pub mod layers;
 pub mod packet;
 pub mod tun;
 pub mod udp;
+pub mod virtio;
