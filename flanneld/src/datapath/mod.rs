@@ -16,6 +16,7 @@ pub mod forward;
 pub mod icmp;
 pub mod layers;
 pub mod packet;
+pub mod split;
 pub mod tun;
 pub mod udp;
 pub mod virtio;

@@ -95,6 +95,7 @@ impl<'a> Packet<'a> {
 /// Packets for tests.
 #[cfg(test)]
 pub mod testing {
+    use super::super::layers::{TCP, UDP};
     use super::*;
 
     /// A packet with a right header checksum.
@@ -107,6 +108,108 @@ pub mod testing {
         bytes[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum);
         bytes.extend(payload);
         bytes
+    }
+
+    /// A moment of a TCP or UDP flow; what its packets look like.
+    #[derive(Debug, Clone, Copy)]
+    #[allow(missing_docs)]
+    pub struct Flow {
+        pub v6: bool,
+        pub protocol: u8,
+        pub port: u16,
+        pub id: u16,
+        pub tos: u8,
+        pub ttl: u8,
+        pub dont_fragment: bool,
+        pub sequence: u32,
+        pub acknowledged: u32,
+        pub flags: u8,
+        pub window: u16,
+        pub timestamp: Option<u32>,
+    }
+
+    impl Flow {
+        /// Of TCP, with timestamps.
+        pub fn tcp() -> Flow {
+            Flow {
+                v6: false,
+                protocol: TCP,
+                port: 40_000,
+                id: 7,
+                tos: 0,
+                ttl: 63,
+                dont_fragment: true,
+                sequence: 1000,
+                acknowledged: 1,
+                flags: 0x10,
+                window: 500,
+                timestamp: Some(3),
+            }
+        }
+
+        /// Of UDP.
+        pub fn udp() -> Flow {
+            Flow { protocol: UDP, ..Flow::tcp() }
+        }
+
+        /// The same over IPv6.
+        pub fn v6(self) -> Flow {
+            Flow { v6: true, ..self }
+        }
+
+        /// A packet with right checksums.
+        pub fn packet(&self, payload: &[u8]) -> Vec<u8> {
+            let transport = if self.protocol == TCP { self.tcp_header() } else { self.udp_header(payload) };
+            let mut bytes = self.network(transport.len() + payload.len());
+            let addresses = if self.v6 { bytes[8..40].to_vec() } else { bytes[12..20].to_vec() };
+            let start = bytes.len();
+            bytes.extend(transport);
+            bytes.extend(payload);
+            let offset = if self.protocol == TCP { 16 } else { 6 };
+            let pseudo = checksum::pseudo(&addresses, self.protocol, bytes.len() - start);
+            bytes[start + offset..start + offset + 2].copy_from_slice(&pseudo.to_be_bytes());
+            checksum::complete(&mut bytes, start, offset).unwrap();
+            bytes
+        }
+
+        fn network(&self, length: usize) -> Vec<u8> {
+            if self.v6 {
+                let [high, low] = u16::try_from(length).unwrap().to_be_bytes();
+                let mut bytes =
+                    vec![0x60 | self.tos >> 4, self.tos << 4, 0, 0, high, low, self.protocol, self.ttl];
+                bytes.extend([[0xfd; 15], [0xfd; 15]].concat());
+                bytes.extend([1, 2]);
+                return bytes;
+            }
+            let mut bytes = packet([10, 5, 1, 2], [10, 5, 2, 2], self.protocol, self.ttl, &vec![0; length]);
+            bytes.truncate(MIN_HEADER);
+            bytes[1] = self.tos;
+            bytes[4..6].copy_from_slice(&self.id.to_be_bytes());
+            bytes[6] = if self.dont_fragment { 0x40 } else { 0 };
+            bytes[CHECKSUM..CHECKSUM + 2].fill(0);
+            let sum = checksum::of(&bytes).to_be_bytes();
+            bytes[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum);
+            bytes
+        }
+
+        fn tcp_header(&self) -> Vec<u8> {
+            let mut bytes = [self.port.to_be_bytes(), 80_u16.to_be_bytes()].concat();
+            bytes.extend(self.sequence.to_be_bytes());
+            bytes.extend(self.acknowledged.to_be_bytes());
+            bytes.extend([if self.timestamp.is_some() { 0x80 } else { 0x50 }, self.flags]);
+            bytes.extend(self.window.to_be_bytes());
+            bytes.extend([0; 4]);
+            if let Some(time) = self.timestamp {
+                bytes.extend([1, 1, 8, 10]);
+                bytes.extend([time.to_be_bytes(), 9_u32.to_be_bytes()].concat());
+            }
+            bytes
+        }
+
+        fn udp_header(&self, payload: &[u8]) -> Vec<u8> {
+            let length = u16::try_from(8 + payload.len()).unwrap();
+            [self.port, 53, length, 0].iter().flat_map(|field| field.to_be_bytes()).collect()
+        }
     }
 }
 
