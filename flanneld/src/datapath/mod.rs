@@ -10,6 +10,7 @@
 
 pub mod buffer;
 pub mod checksum;
+pub mod coalesce;
 pub mod counters;
 pub mod engine;
 pub mod forward;
