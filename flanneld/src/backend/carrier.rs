@@ -11,7 +11,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use super::kernel::{self, Desired, Scope};
 use super::{BackendKind, host_gw, udp, vxlan};
 use crate::config::network::NetworkConfig;
-use crate::datapath::counters::Counters;
+use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
 use crate::iface::External;
 use crate::lease::key::{Advert, Lease};
@@ -19,7 +19,7 @@ use crate::route::{Handle, Table};
 
 /// What packets are carried by.
 enum Way {
-    Udp { port: u16, routes: Handle, counters: (Counters, Counters), engine: Option<Engine> },
+    Udp { port: u16, options: udp::Options, routes: Handle, meters: Meters, engine: Option<Engine> },
     Vxlan(vxlan::Device),
     HostGw,
     Nothing,
@@ -42,11 +42,13 @@ impl Carrier {
         netlink: Netlink,
         network: &NetworkConfig,
         external: External,
-        counters: (Counters, Counters),
+        (options, meters): (udp::Options, Meters),
         leases: Vec<Lease>,
     ) -> Result<Carrier> {
         let way = match network.backend {
-            BackendKind::Udp { port } => Way::Udp { port, routes: Handle::default(), counters, engine: None },
+            BackendKind::Udp { port } => {
+                Way::Udp { port, options, routes: Handle::default(), meters, engine: None }
+            }
             BackendKind::Vxlan(options) => {
                 let mac = vxlan::choose_mac(&netlink, &options, &leases, external.public).await?;
                 Way::Vxlan(vxlan::Device { options, external: external.clone(), mac })
@@ -127,14 +129,14 @@ impl Carrier {
 
     /// Mends what somebody took away: device, address, routes, or a data path that ended.
     pub async fn mend(&mut self, own: Ipv4Network) -> Result<()> {
-        if let Way::Udp { port, routes, counters, engine } = &mut self.way
+        if let Way::Udp { port, options, routes, meters, engine } = &mut self.way
             && !engine.as_ref().is_some_and(Engine::is_alive)
         {
             if engine.take().is_some() {
                 tracing::warn!("the data path ended; starting it again");
             }
             let address = SocketAddrV4::new(self.external.address, *port);
-            *engine = Some(udp::start(address, own, routes.clone(), counters.clone())?);
+            *engine = Some(udp::start(address, own, *options, routes.clone(), meters.clone())?);
         }
         self.sync(own).await
     }

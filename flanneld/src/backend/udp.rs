@@ -1,14 +1,16 @@
 //! The udp backend: a persistent TUN with the route to the whole network, and the engine between it and the socket.
 
 use std::net::SocketAddrV4;
+use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result};
 use hostnet::{Netlink, Route, sysctl};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::kernel::{self, Desired, refuse};
-use crate::datapath::counters::Counters;
-use crate::datapath::engine::Engine;
+use crate::datapath::counters::Meters;
+use crate::datapath::engine::{Engine, Parts};
+use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
 use crate::datapath::udp::Udp;
 use crate::iface::External;
@@ -26,19 +28,41 @@ pub fn mtu(external: &External) -> u32 {
     external.link.mtu.saturating_sub(OVERHEAD)
 }
 
+/// Queues that are made at most, each with a thread a direction.
+const MOST_QUEUES: usize = 8;
+
+/// How the data path is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How far packets are moved together.
+    pub level: Level,
+    /// How many queues; none: as the processors allow.
+    pub queues: Option<NonZeroUsize>,
+}
+
+impl Options {
+    /// Two threads a queue, so half as many queues as processors.
+    fn queues(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.queues.map_or(processors / 2, NonZeroUsize::get).clamp(1, MOST_QUEUES)
+    }
+}
+
 /// Attaches to the device, which is made if it isn't there, and carries packets. The tunnel's own address is the subnet's first,
 /// which no pod gets.
 pub fn start(
     address: SocketAddrV4,
     own: Ipv4Network,
+    options: Options,
     routes: Handle,
-    counters: (Counters, Counters),
+    meters: Meters,
 ) -> Result<Engine> {
-    let udp = Udp::bind(address).with_context(|| {
+    let (queues, level) = (options.queues(), options.level);
+    let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
         format!("cannot listen on UDP {address}: does another flanneld run on this host?")
     })?;
-    let tun = Tun::open(DEVICE)?;
-    Ok(Engine::start(tun, udp, routes, own.network(), counters)?)
+    let tun = Tun::open(DEVICE, queues, level, &meters.path)?;
+    Ok(Engine::start(Parts { tun, udp, routes, own: own.network(), level, meters })?)
 }
 
 /// Brings the device into the wanted state; its index.

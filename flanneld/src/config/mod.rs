@@ -7,11 +7,14 @@ pub mod network;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 
+use crate::backend::udp;
+use crate::datapath::path::Level;
 use crate::lease::etcd::Access;
 
 /// The command line.
@@ -86,6 +89,12 @@ pub struct Cli {
     /// Not there yet: leases from the Kubernetes API
     #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     kube_subnet_mgr: Switch,
+    /// How far packets are moved together: offload, batch or plain; for measurements
+    #[arg(long, env = "FLANNELD_DATAPATH", default_value = "offload", hide = true)]
+    datapath: Level,
+    /// Queues of the device; for measurements
+    #[arg(long, env = "FLANNELD_DATAPATH_QUEUES", hide = true)]
+    datapath_queues: Option<NonZeroUsize>,
     /// Print version and exit
     #[arg(long, action = ArgAction::SetTrue)]
     pub version: bool,
@@ -131,6 +140,8 @@ pub struct Config {
     pub forward_rules: bool,
     /// Between two looks at device, routes and rules.
     pub resync: Duration,
+    /// How the udp backend moves packets.
+    pub datapath: udp::Options,
     /// Where health and metrics are served.
     pub healthz: Option<SocketAddr>,
 }
@@ -199,6 +210,7 @@ impl Cli {
             ip_masq: self.ip_masq.0,
             forward_rules: self.iptables_forward_rules.0,
             resync: Duration::from_secs(self.iptables_resync.max(1)),
+            datapath: udp::Options { level: self.datapath, queues: self.datapath_queues },
             healthz: (self.healthz_port != 0).then(|| SocketAddr::new(self.healthz_ip, self.healthz_port)),
         })
     }

@@ -26,7 +26,7 @@ use tokio::time::sleep;
 use crate::backend::carrier::Carrier;
 use crate::config::Config;
 use crate::config::network::NetworkConfig;
-use crate::datapath::counters::Counters;
+use crate::datapath::counters::Meters;
 use crate::http::{self, Ready};
 use crate::iface;
 use crate::lease::etcd::Etcd;
@@ -52,7 +52,7 @@ pub async fn run(config: Config) -> Result<()> {
         bail!("flanneld makes a device, routes and rules: run it as root (or with CAP_NET_ADMIN as uid 0)");
     }
     let mut registry = Registry::default();
-    let counters = Counters::register(&mut registry);
+    let meters = Meters::register(&mut registry);
     let metrics = Metrics::register(&mut registry);
     let ready = Ready::default();
     if let Some(address) = config.healthz {
@@ -68,7 +68,8 @@ pub async fn run(config: Config) -> Result<()> {
     tracing::info!(network = %network.network, backend = ?network.backend, "found network config");
 
     let before = leases(store.as_ref(), &network).await;
-    let carrier = Carrier::prepare(netlink, &network, external.clone(), counters, before).await?;
+    let carrier =
+        Carrier::prepare(netlink, &network, external.clone(), (config.datapath, meters), before).await?;
     let settings = Settings {
         network: network.clone(),
         public_ip: external.public,

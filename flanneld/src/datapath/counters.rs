@@ -5,6 +5,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use super::path::Path;
+
 /// Why a packet went no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[repr(usize)]
@@ -15,7 +17,7 @@ pub enum Reason {
     Version,
     /// Its lengths do not add up.
     Length,
-    /// A datagram longer than the buffer.
+    /// A datagram longer than any packet that is taken.
     Truncated,
     /// No hop left.
     Ttl,
@@ -61,6 +63,17 @@ struct Drop {
     reason: Reason,
 }
 
+/// All that the data path tells of itself.
+#[derive(Debug, Clone)]
+pub struct Meters {
+    /// Out of the pods.
+    pub out: Counters,
+    /// In to the pods.
+    pub into: Counters,
+    /// Which features of the kernel are in use.
+    pub path: Path,
+}
+
 /// The counters of one direction. Each is one atomic number; adding to it orders nothing.
 #[derive(Debug, Clone)]
 pub struct Counters {
@@ -73,9 +86,9 @@ pub struct Counters {
     drops: [Counter; Reason::ALL.len()],
 }
 
-impl Counters {
-    /// Both directions (out of the pods, in to the pods), registered for /metrics.
-    pub fn register(registry: &mut Registry) -> (Counters, Counters) {
+impl Meters {
+    /// Registered for /metrics.
+    pub fn register(registry: &mut Registry) -> Meters {
         let (packets, bytes, answers) = (
             Family::<Way, Counter>::default(),
             Family::<Way, Counter>::default(),
@@ -92,12 +105,25 @@ impl Counters {
             answers: answers.get_or_create_owned(&Way { direction }),
             drops: Reason::ALL.map(|reason| drops.get_or_create_owned(&Drop { direction, reason })),
         };
-        (of("out"), of("in"))
+        Meters { out: of("out"), into: of("in"), path: Path::register(registry) }
+    }
+}
+
+impl Counters {
+    /// Counts packets that were passed on.
+    pub fn carried(&self, packets: u64, bytes: u64) {
+        self.packets.inc_by(packets);
+        self.bytes.inc_by(bytes);
     }
 
     /// Counts one dropped packet.
     pub fn drop(&self, reason: Reason) {
         self.drops[reason as usize].inc();
+    }
+
+    /// Counts so many dropped packets.
+    pub fn drop_many(&self, reason: Reason, count: u64) {
+        self.drops[reason as usize].inc_by(count);
     }
 
     /// How many were dropped for a reason.

@@ -1,43 +1,28 @@
-//! What becomes of a packet. Pure: a batch and a table in, a verdict on each packet out.
+//! What becomes of a packet. Pure: a packet and a table in, a verdict out. A super-packet is judged once, whole.
 
 use std::net::SocketAddrV4;
 
-use super::buffer::Buffer;
 use super::counters::Reason;
 use super::packet::Packet;
 use crate::route::Table;
 
-/// What is to be done with a packet.
+/// The longest packet that is taken from a peer: that of the largest Ethernet jumbo frame.
+pub const LONGEST: usize = 9216;
+
+/// What is to be done with a packet out of the TUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not looked at yet.
-    Pending,
     /// Send it to this flanneld.
     Send(SocketAddrV4),
-    /// Give it to the TUN.
-    Deliver,
     /// Drop it.
     Drop(Reason),
     /// Drop it, and tell its sender that nobody is there.
     Refuse,
 }
 
-/// Judges packets out of the TUN: to which next hop.
-pub fn outbound(packets: &mut [Buffer], table: &Table) {
-    for buffer in packets {
-        buffer.verdict = send(&mut buffer.data[..buffer.len], table).unwrap_or_else(Verdict::Drop);
-    }
-}
-
-/// Judges datagrams: are they from whom they should be, and for here.
-pub fn inbound(packets: &mut [Buffer], table: &Table) {
-    for buffer in packets {
-        buffer.verdict = if buffer.truncated {
-            Verdict::Drop(Reason::Truncated)
-        } else {
-            deliver(&mut buffer.data[..buffer.len], buffer.from, table).unwrap_or_else(Verdict::Drop)
-        };
-    }
+/// Judges a packet out of the TUN: to which next hop. It goes on with a hop less.
+pub fn outbound(bytes: &mut [u8], table: &Table) -> Verdict {
+    send(bytes, table).unwrap_or_else(Verdict::Drop)
 }
 
 fn send(bytes: &mut [u8], table: &Table) -> Result<Verdict, Reason> {
@@ -50,7 +35,11 @@ fn send(bytes: &mut [u8], table: &Table) -> Result<Verdict, Reason> {
     Ok(Verdict::Send(next_hop))
 }
 
-fn deliver(bytes: &mut [u8], from: SocketAddrV4, table: &Table) -> Result<Verdict, Reason> {
+/// Judges a datagram: is it from whom it should be, and for here. It goes on with a hop less.
+pub fn inbound(bytes: &mut [u8], from: SocketAddrV4, table: &Table) -> Result<(), Reason> {
+    if bytes.len() > LONGEST {
+        return Err(Reason::Truncated);
+    }
     let mut packet = Packet::parse(bytes)?;
     let own = table.own().ok_or(Reason::NoLease)?;
     if table.lookup(packet.source()) != Some(from) {
@@ -59,8 +48,7 @@ fn deliver(bytes: &mut [u8], from: SocketAddrV4, table: &Table) -> Result<Verdic
     if !own.contains(packet.destination()) {
         return Err(Reason::Destination);
     }
-    packet.hop()?;
-    Ok(Verdict::Deliver)
+    packet.hop()
 }
 
 #[cfg(test)]
@@ -74,24 +62,13 @@ mod tests {
         Table::new(Some(own), peers.map(|(net, hop)| (net.parse().unwrap(), hop.parse().unwrap())))
     }
 
-    fn buffer(bytes: &[u8], from: &str) -> Buffer {
-        let mut batch = super::super::buffer::Batch::default();
-        let mut buffer = batch.buffers.swap_remove(0);
-        buffer.data[..bytes.len()].copy_from_slice(bytes);
-        (buffer.len, buffer.from) = (bytes.len(), from.parse().unwrap());
-        buffer
-    }
-
     fn out(source: [u8; 4], destination: [u8; 4], ttl: u8, table: &Table) -> (Verdict, u8) {
-        let mut packets = [buffer(&packet(source, destination, 17, ttl, b"x"), "0.0.0.0:0")];
-        outbound(&mut packets, table);
-        (packets[0].verdict, packets[0].data[8])
+        let mut bytes = packet(source, destination, 17, ttl, b"x");
+        (outbound(&mut bytes, table), bytes[8])
     }
 
-    fn arrive(source: [u8; 4], destination: [u8; 4], from: &str) -> Verdict {
-        let mut packets = [buffer(&packet(source, destination, 17, 64, b"x"), from)];
-        inbound(&mut packets, &table());
-        packets[0].verdict
+    fn arrive(source: [u8; 4], destination: [u8; 4], from: &str) -> Result<(), Reason> {
+        inbound(&mut packet(source, destination, 17, 64, b"x"), from.parse().unwrap(), &table())
     }
 
     const MINE: [u8; 4] = [10, 5, 1, 2];
@@ -110,42 +87,30 @@ mod tests {
     #[test]
     fn what_arrives_is_checked() {
         let (from, stranger) = ("192.0.2.2:8285", "192.0.2.66:8285");
-        assert_eq!(arrive(THEIRS, MINE, from), Verdict::Deliver);
-        assert_eq!(arrive(THEIRS, [10, 5, 1, 0], from), Verdict::Deliver, "the host's own tunnel address");
-        assert_eq!(arrive(THEIRS, MINE, stranger), Verdict::Drop(Reason::Sender));
+        assert_eq!(arrive(THEIRS, MINE, from), Ok(()));
+        assert_eq!(arrive(THEIRS, [10, 5, 1, 0], from), Ok(()), "the host's own tunnel address");
+        assert_eq!(arrive(THEIRS, MINE, stranger), Err(Reason::Sender));
         assert_eq!(
             arrive(THEIRS, MINE, "192.0.2.2:9999"),
-            Verdict::Drop(Reason::Sender),
+            Err(Reason::Sender),
             "another process of that host"
         );
-        assert_eq!(
-            arrive([10, 5, 3, 2], MINE, from),
-            Verdict::Drop(Reason::Sender),
-            "a neighbour's pod as source"
-        );
-        assert_eq!(arrive(MINE, MINE, from), Verdict::Drop(Reason::Sender), "our own pod as source");
+        assert_eq!(arrive([10, 5, 3, 2], MINE, from), Err(Reason::Sender), "a neighbour's pod as source");
+        assert_eq!(arrive(MINE, MINE, from), Err(Reason::Sender), "our own pod as source");
         for destination in
             [[192, 0, 2, 1], [127, 0, 0, 1], [224, 0, 0, 1], [10, 5, 3, 2], [169, 254, 169, 254]]
         {
-            assert_eq!(
-                arrive(THEIRS, destination, from),
-                Verdict::Drop(Reason::Destination),
-                "{destination:?}"
-            );
+            assert_eq!(arrive(THEIRS, destination, from), Err(Reason::Destination), "{destination:?}");
         }
     }
 
     #[test]
-    fn truncated_and_broken_datagrams_are_dropped() {
-        let mut packets = [
-            buffer(&packet(THEIRS, MINE, 17, 64, b"x"), "192.0.2.2:8285"),
-            buffer(b"nonsense", "192.0.2.2:8285"),
-        ];
-        packets[0].truncated = true;
-        inbound(&mut packets, &table());
-        assert_eq!(
-            packets.map(|b| b.verdict),
-            [Verdict::Drop(Reason::Truncated), Verdict::Drop(Reason::Short)]
-        );
+    fn what_is_too_long_or_broken_is_dropped() {
+        let from = "192.0.2.2:8285".parse().unwrap();
+        let arrive = |mut bytes: Vec<u8>| inbound(&mut bytes, from, &table());
+        assert_eq!(arrive(packet(THEIRS, MINE, 17, 64, &[0; LONGEST - 20])), Ok(()));
+        assert_eq!(arrive(packet(THEIRS, MINE, 17, 64, &[0; LONGEST - 19])), Err(Reason::Truncated));
+        assert_eq!(arrive(b"nonsense".to_vec()), Err(Reason::Short));
+        assert_eq!(arrive(packet(THEIRS, MINE, 17, 1, b"x")), Err(Reason::Ttl));
     }
 }

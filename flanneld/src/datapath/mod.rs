@@ -1,12 +1,16 @@
 //! The packet's way, in two directions that know nothing of each other.
 //!
 //! ```text
-//!  pod ─► flannel0 ─ tun::read ─► Batch ─ forward::outbound ─► udp::send ═► the next hop's flanneld
-//!  pod ◄─ flannel0 ◄─ tun::write ─ Batch ◄─ forward::inbound ◄─ udp::receive ◄═ (checked: sender, source, destination)
+//!  pod ─► flannel0 ─ tun::read ─► Batch ─ forward::outbound ─ split ─► Outbox ─ udp::Sender ═► the next hop's flanneld
+//!  pod ◄─ flannel0 ◄─ tun::write ─ Runs ◄─ coalesce ─ forward::inbound ◄─ udp::Receiver ◄═ (checked: sender, source, destination)
 //! ```
 //!
-//! `packet`, `checksum`, `icmp` and `forward` are pure: bytes and a table in, verdicts out, no clock, no file. `tun` and `udp`
-//! move batches to and from the kernel. `engine` is the two loops and decides nothing.
+//! Packets stay in super-packets as far as can be: one of 64 KiB is read from the device in one call, judged once, split, and
+//! sent in one call; what arrives is judged packet by packet and joined again. Over the wire goes a bare inner packet a
+//! datagram, whatever the other side makes of it.
+//!
+//! `tun` and `udp` move batches to and from the kernel, `engine` is the loops and decides nothing. All else is pure: bytes
+//! and a table in, verdicts and ranges out, no clock, no file.
 
 pub mod buffer;
 pub mod checksum;
@@ -16,7 +20,9 @@ pub mod engine;
 pub mod forward;
 pub mod icmp;
 pub mod layers;
+pub mod outbox;
 pub mod packet;
+pub mod path;
 pub mod split;
 pub mod tun;
 pub mod udp;

@@ -1,0 +1,117 @@
+//! In to the pods: receive, judge each datagram, join what belongs together, and hand it to the device.
+
+use std::time::Instant;
+
+use nix::errno::Errno;
+
+use super::Shared;
+use crate::datapath::coalesce::{Joined, Run, Runs};
+use crate::datapath::counters::{Counters, Reason};
+use crate::datapath::forward;
+use crate::datapath::layers::MAX_HEADER;
+use crate::datapath::path::{Feature, Path};
+use crate::datapath::tun::Queue;
+use crate::datapath::virtio;
+
+/// One direction of one queue.
+struct Inbound<'a> {
+    queue: &'a Queue,
+    counters: &'a Counters,
+    path: &'a Path,
+    runs: Runs,
+}
+
+/// Runs until it is time to stop, or the socket is gone.
+pub(super) fn run(shared: &Shared, queue: usize) {
+    let parts = &shared.parts;
+    let path = &parts.meters.path;
+    let joined = match (path.uses(Feature::Join), path.uses(Feature::TunUso)) {
+        (true, true) => Joined::TcpUdp,
+        (true, false) => Joined::Tcp,
+        (false, _) => Joined::Nothing,
+    };
+    let mut inbound = Inbound {
+        queue: &parts.tun.queues()[queue],
+        counters: &parts.meters.into,
+        path,
+        runs: Runs::new(joined),
+    };
+    let mut receiver = parts.udp.receiver(queue);
+    loop {
+        match receiver.receive() {
+            Ok(true) => {}
+            Ok(false) if !shared.wait(parts.udp.fd(queue)) => return,
+            Ok(false) => continue,
+            Err(error) => return tracing::error!(%error, "the UDP socket is gone"),
+        }
+        let table = parts.routes.at(Instant::now());
+        let (bytes, datagrams) = receiver.received();
+        for (datagram, at) in datagrams.iter().flat_map(|d| d.segments().map(move |at| (d, at))) {
+            if let Err(reason) = forward::inbound(&mut bytes[at.clone()], datagram.from, &table) {
+                inbound.counters.drop(reason);
+                continue;
+            }
+            if inbound.runs.is_full() {
+                inbound.hand_on(bytes);
+            }
+            inbound.runs.push(bytes, at);
+        }
+        inbound.hand_on(bytes);
+    }
+}
+
+impl Inbound<'_> {
+    /// Hands all runs to the device.
+    fn hand_on(&mut self, bytes: &[u8]) {
+        let mut refused = false;
+        for run in self.runs.iter() {
+            match self.write(bytes, run) {
+                Err(error) if run.count > 1 && error.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                    refused = true;
+                    self.apart(bytes, run);
+                }
+                Err(_) => self.counters.drop_many(Reason::Send, run.count as u64),
+                Ok(()) => self.count(run),
+            }
+        }
+        self.runs.clear();
+        if refused {
+            self.join_no_more();
+        }
+    }
+
+    fn write(&self, bytes: &[u8], run: &Run) -> std::io::Result<()> {
+        if run.count == 1 {
+            return self.runs.parts(run).try_for_each(|part| self.queue.write(&bytes[part.packet.clone()]));
+        }
+        let mut header = [0; virtio::LEN + MAX_HEADER];
+        let length = self.runs.header(bytes, run, &mut header);
+        self.queue.write_run(&header[..length], bytes, self.runs.parts(run).map(|part| part.payload()))
+    }
+
+    /// Hands on the packets of a run one by one.
+    fn apart(&self, bytes: &[u8], run: &Run) {
+        for part in self.runs.parts(run) {
+            match self.queue.write(&bytes[part.packet.clone()]) {
+                Ok(()) => self.counters.carried(1, part.packet.len() as u64),
+                Err(_) => self.counters.drop(Reason::Send),
+            }
+        }
+    }
+
+    fn count(&self, run: &Run) {
+        let bytes = self.runs.parts(run).map(|part| part.packet.len() as u64).sum();
+        self.counters.carried(run.count as u64, bytes);
+    }
+
+    /// Some kernels refuse super-packets that others take.
+    fn join_no_more(&mut self) {
+        if self.path.uses(Feature::Join) {
+            tracing::warn!(
+                "the kernel does not take a joined packet; packets are handed on one by one from now on"
+            );
+        }
+        self.path.set(Feature::Join, false);
+        self.runs.join(Joined::Nothing);
+    }
+}

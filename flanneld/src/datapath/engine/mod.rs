@@ -1,0 +1,127 @@
+//! The loops: a pair of them for each queue, one out of the pods and one in to them. They move batches and carry out verdicts;
+//! they decide nothing.
+//!
+//! Each is a thread that blocks in `poll` when there is nothing to move. Order within a flow holds, since the kernel keeps a
+//! flow in one queue of the device and a peer at one socket, and a loop never shuffles what it moves. A peer's packets are
+//! written to the queue that has its socket's number; the kernel learns from that where to put the answers, so that a pair of
+//! loops has its peers for itself.
+
+mod inbound;
+mod outbound;
+
+use std::io::{PipeReader, PipeWriter, Write, pipe};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::counters::Meters;
+use super::path::{Feature, Level};
+use super::tun::Tun;
+use super::udp::Udp;
+use crate::route::Handle;
+
+/// The running data path; dropping it ends all threads.
+#[derive(Debug)]
+pub struct Engine {
+    stop: Option<PipeWriter>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What the data path is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The device.
+    pub tun: Tun,
+    /// The sockets.
+    pub udp: Udp,
+    /// Where packets go.
+    pub routes: Handle,
+    /// The tunnel's address: ICMP answers come from it.
+    pub own: Ipv4Addr,
+    /// How far packets are moved together.
+    pub level: Level,
+    /// What is counted.
+    pub meters: Meters,
+}
+
+/// What all loops share.
+#[derive(Debug)]
+struct Shared {
+    parts: Parts,
+    /// Closed on the other end when it is time to stop.
+    stop: PipeReader,
+}
+
+impl Engine {
+    /// Starts both directions on as many queues as both ends have.
+    pub fn start(mut parts: Parts) -> std::io::Result<Engine> {
+        let queues = parts.udp.count().min(parts.tun.queues().len());
+        parts.tun.keep(queues);
+        parts.announce(queues);
+        let (stop, writer) = pipe()?;
+        let shared = Arc::new(Shared { parts, stop });
+        let mut engine = Engine { stop: Some(writer), threads: Vec::new() };
+        for queue in 0..queues {
+            let (out, into) = (shared.clone(), shared.clone());
+            engine.spawn(format!("flannel-out{queue}"), move || outbound::run(&out, queue))?;
+            engine.spawn(format!("flannel-in{queue}"), move || inbound::run(&into, queue))?;
+        }
+        Ok(engine)
+    }
+
+    fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        self.threads.push(Builder::new().name(name).spawn(run)?);
+        Ok(())
+    }
+
+    /// Whether all loops still run: they end by themselves when the TUN is deleted under them.
+    pub fn is_alive(&self) -> bool {
+        self.threads.iter().all(|thread| !thread.is_finished())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(mut writer) = self.stop.take() {
+            // Closing is the signal; a byte wakes the pollers on the way.
+            let _ = writer.write(&[0]);
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Parts {
+    fn announce(&self, queues: usize) {
+        let path = &self.meters.path;
+        path.set_queues(queues);
+        tracing::info!(
+            level = ?self.level,
+            queues,
+            tun_tso = path.uses(Feature::TunTso),
+            tun_uso = path.uses(Feature::TunUso),
+            udp_gso = path.uses(Feature::UdpGso),
+            udp_gro = path.uses(Feature::UdpGro),
+            "carrying packets"
+        );
+    }
+}
+
+impl Shared {
+    /// Waits until there is something to read; false when it is time to stop.
+    fn wait(&self, fd: BorrowedFd<'_>) -> bool {
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN), PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(_) => return false,
+                // The stop pipe is never read, so its byte wakes all threads.
+                Ok(_) => return fds[1].revents().is_none_or(|events| events.is_empty()),
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The UDP sockets to the other flannelds: whole batches in one system call each way, super-packets where the kernel can.
+//!
+//! One socket a queue, all on one port. The kernel chooses the socket by sender, so what one peer sends stays in order.
+
+mod receiver;
+mod sender;
+mod sys;
+
+pub use receiver::Receiver;
+pub use sender::{Sender, Sent};
+
+use std::io;
+use std::net::{SocketAddrV4, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockopt, setsockopt, socket, sockopt,
+};
+
+use super::path::{Feature, Level, Path};
+
+/// Socket buffers of this size ride out a moment in which another thread has the processor.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+
+/// Sockets on which datagrams of bare inner packets come and go.
+#[derive(Debug)]
+pub struct Udp {
+    sockets: Vec<UdpSocket>,
+    level: Level,
+    path: Path,
+}
+
+impl Udp {
+    /// Binds to the external address and flannel's port, as often as there are queues, if the kernel does that.
+    pub fn bind(address: SocketAddrV4, queues: usize, level: Level, path: Path) -> io::Result<Udp> {
+        // The first one shares with nobody: another flanneld on this host finds the port taken, or is found.
+        let first = UdpSocket::bind(address)?;
+        let mut sockets = vec![first];
+        if queues > 1 && setsockopt(&sockets[0], sockopt::ReusePort, &true).is_ok() {
+            sockets.extend((1..queues).map_while(|_| another(address).ok()));
+        }
+        for socket in &sockets {
+            // As much as the system's limits allow; less is slower, not wrong.
+            if setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
+                let _ = setsockopt(socket, sockopt::RcvBuf, &SOCKET_BUFFER);
+            }
+            let _ = setsockopt(socket, sockopt::SndBuf, &SOCKET_BUFFER);
+        }
+        let offload = level == Level::Offload;
+        let cuts = offload && getsockopt(&sockets[0], sockopt::UdpGsoSegment).is_ok();
+        let joins = offload && sockets.iter().all(|s| setsockopt(s, sockopt::UdpGroSegment, &true).is_ok());
+        path.set(Feature::UdpGso, cuts);
+        path.set(Feature::UdpGro, joins);
+        Ok(Udp { sockets, level, path })
+    }
+
+    /// How many sockets there are.
+    pub fn count(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// What sends by one of them.
+    pub fn sender(&self, queue: usize) -> Sender<'_> {
+        Sender::new(&self.sockets[queue], self.path.clone())
+    }
+
+    /// What receives from one of them.
+    pub fn receiver(&self, queue: usize) -> Receiver<'_> {
+        Receiver::new(&self.sockets[queue], self.level, self.path.uses(Feature::UdpGro))
+    }
+
+    /// For waiting.
+    pub fn fd(&self, queue: usize) -> BorrowedFd<'_> {
+        self.sockets[queue].as_fd()
+    }
+}
+
+/// Another socket on the same port.
+fn another(address: SocketAddrV4) -> nix::Result<UdpSocket> {
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::ReusePort, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrIn::from(address))?;
+    Ok(UdpSocket::from(fd))
+}

@@ -1,0 +1,163 @@
+//! Sending: messages of several datagrams where the kernel cuts them, one by one where it does not.
+
+use std::io::{self, IoSlice};
+use std::net::{SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, SockaddrIn, sendmsg};
+
+use super::sys::SendVectors;
+use crate::datapath::outbox::{Message, Outbox};
+use crate::datapath::path::{Feature, Path};
+
+/// Next hops to which messages are not cut by the kernel, since the way there is narrower than the interface.
+const MOST_NARROW: usize = 64;
+/// After so many packets it is tried again.
+const NARROW_FOR: u32 = 100_000;
+
+/// What became of an outbox.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Sent {
+    /// Datagrams that the kernel took.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Datagrams that it did not take.
+    pub lost: u64,
+}
+
+/// Sends by one socket.
+#[derive(Debug)]
+pub struct Sender<'a> {
+    socket: &'a UdpSocket,
+    vectors: SendVectors,
+    path: Path,
+    /// The kernel cuts messages.
+    cuts: bool,
+    /// But not for these, for so many packets.
+    narrow: Vec<(SocketAddrV4, u32)>,
+}
+
+impl<'a> Sender<'a> {
+    pub(super) fn new(socket: &'a UdpSocket, path: Path) -> Sender<'a> {
+        let cuts = path.uses(Feature::UdpGso);
+        Sender {
+            socket,
+            vectors: SendVectors::default(),
+            path,
+            cuts,
+            narrow: Vec::with_capacity(MOST_NARROW),
+        }
+    }
+
+    /// Whether packets to this next hop may share a message; asked for each packet.
+    pub fn together(&mut self, to: SocketAddrV4) -> bool {
+        let Some(at) = self.narrow.iter().position(|(peer, _)| *peer == to) else { return self.cuts };
+        self.narrow[at].1 -= 1;
+        if self.narrow[at].1 == 0 {
+            self.narrow.swap_remove(at);
+        }
+        false
+    }
+
+    /// Sends all messages, whose payload lies in `bytes`, and clears the outbox. A message that fails holds up no other.
+    pub fn flush(&mut self, outbox: &mut Outbox, bytes: &[u8]) -> Sent {
+        let mut sent = Sent::default();
+        let mut refused = None;
+        let mut vectors = self.vectors.fill(outbox, bytes);
+        let messages = outbox.messages();
+        let mut next = 0;
+        while next < messages.len() {
+            match vectors.send(self.socket, next) {
+                Ok(done) => {
+                    messages[next..next + done].iter().for_each(|message| sent.took(message));
+                    next += done;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let message = &messages[next];
+                    match Refusal::of(&error).filter(|_| message.count > 1) {
+                        Some(refusal) => {
+                            refused = Some((refusal, message.to));
+                            apart(self.socket, outbox, message, bytes, &mut sent);
+                        }
+                        // No route to that peer, or its queue is full: lost, the rest goes on.
+                        None => sent.lost += message.count as u64,
+                    }
+                    next += 1;
+                }
+            }
+        }
+        outbox.clear();
+        if let Some((refusal, to)) = refused {
+            self.learn(refusal, to);
+        }
+        sent
+    }
+
+    fn learn(&mut self, refusal: Refusal, to: SocketAddrV4) {
+        match refusal {
+            Refusal::Unable => {
+                if self.cuts && self.path.uses(Feature::UdpGso) {
+                    tracing::warn!(
+                        "the interface cannot send with UDP_SEGMENT; packets are sent one by one from now on"
+                    );
+                }
+                self.cuts = false;
+                self.path.set(Feature::UdpGso, false);
+            }
+            Refusal::Narrow => {
+                tracing::debug!(%to, "the way there is narrower than the interface: packets are sent one by one for a while");
+                if self.narrow.len() == MOST_NARROW {
+                    self.narrow.remove(0);
+                }
+                self.narrow.push((to, NARROW_FOR));
+            }
+        }
+    }
+}
+
+/// Why the kernel did not cut a message.
+#[derive(Debug, Clone, Copy)]
+enum Refusal {
+    /// The interface has no checksum offload, without which there is no cutting.
+    Unable,
+    /// A datagram is longer than the path's MTU.
+    Narrow,
+}
+
+impl Refusal {
+    fn of(error: &io::Error) -> Option<Refusal> {
+        match Errno::from_raw(error.raw_os_error()?) {
+            Errno::EIO | Errno::EOPNOTSUPP => Some(Refusal::Unable),
+            // EINVAL from kernels before 6.14.
+            Errno::EMSGSIZE | Errno::EINVAL => Some(Refusal::Narrow),
+            _ => None,
+        }
+    }
+}
+
+/// Sends the datagrams of one message one by one.
+fn apart(socket: &UdpSocket, outbox: &Outbox, message: &Message, bytes: &[u8], sent: &mut Sent) {
+    let to = SockaddrIn::from(message.to);
+    for (header, payload) in outbox.pieces(message) {
+        let length = header.len() + payload.len();
+        let parts = [IoSlice::new(header), IoSlice::new(&bytes[payload])];
+        match sendmsg(socket.as_raw_fd(), &parts, &[], MsgFlags::empty(), Some(&to)) {
+            Ok(_) => sent.add(1, length),
+            Err(_) => sent.lost += 1,
+        }
+    }
+}
+
+impl Sent {
+    fn took(&mut self, message: &Message) {
+        self.add(message.count, message.bytes);
+    }
+
+    fn add(&mut self, packets: usize, bytes: usize) {
+        self.packets += packets as u64;
+        self.bytes += bytes as u64;
+    }
+}

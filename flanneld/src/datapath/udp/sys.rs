@@ -1,0 +1,183 @@
+//! recvmmsg and sendmmsg over memory that is made once; the safe wrappers allocate for each call.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::marker::PhantomData;
+use std::mem::zeroed;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use crate::datapath::buffer::Datagram;
+use crate::datapath::outbox::{self, Message, Outbox};
+
+/// Room for one control message that holds a number.
+const CONTROL: usize = {
+    // SAFETY: computes a length.
+    unsafe { libc::CMSG_SPACE(size_of::<libc::c_int>() as libc::c_uint) as usize }
+};
+
+/// Aligned as the kernel's control messages are.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL]);
+
+/// What both calls take.
+struct Vectors {
+    headers: Box<[libc::mmsghdr]>,
+    vectors: Box<[libc::iovec]>,
+    names: Box<[libc::sockaddr_in]>,
+    controls: Box<[Control]>,
+}
+
+impl std::fmt::Debug for Vectors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vectors").field("messages", &self.headers.len()).finish_non_exhaustive()
+    }
+}
+
+impl Vectors {
+    fn new(messages: usize, vectors: usize) -> Vectors {
+        // SAFETY: all three are plain C structs, for which zero is a valid value.
+        let (header, vector, name) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        Vectors {
+            headers: vec![header; messages].into(),
+            vectors: vec![vector; vectors].into(),
+            names: vec![name; messages].into(),
+            controls: vec![Control([0; CONTROL]); messages].into(),
+        }
+    }
+}
+
+/// What sendmmsg takes.
+#[derive(Debug)]
+pub(super) struct SendVectors(Vectors);
+
+/// Filled in, and pointing to an outbox and a batch that live as long.
+pub(super) struct Filled<'a> {
+    headers: &'a mut [libc::mmsghdr],
+    pointed_to: PhantomData<&'a [u8]>,
+}
+
+impl Default for SendVectors {
+    fn default() -> Self {
+        SendVectors(Vectors::new(outbox::MOST_PACKETS, 2 * outbox::MOST_PACKETS))
+    }
+}
+
+impl SendVectors {
+    /// Points to all messages of the outbox, whose payload lies in `bytes`.
+    pub(super) fn fill<'a>(&'a mut self, outbox: &'a Outbox, bytes: &'a [u8]) -> Filled<'a> {
+        let Vectors { headers, vectors, names, controls } = &mut self.0;
+        let mut used = 0;
+        for (i, message) in outbox.messages().iter().enumerate() {
+            let first = used;
+            for (header, payload) in outbox.pieces(message) {
+                for part in [header, &bytes[payload]].into_iter().filter(|part| !part.is_empty()) {
+                    vectors[used] =
+                        libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
+                    used += 1;
+                }
+            }
+            names[i].sin_family = libc::AF_INET as libc::sa_family_t;
+            names[i].sin_port = message.to.port().to_be();
+            names[i].sin_addr.s_addr = u32::from(*message.to.ip()).to_be();
+            let header = &mut headers[i].msg_hdr;
+            header.msg_iov = &raw mut vectors[first];
+            header.msg_iovlen = (used - first) as _;
+            header.msg_name = (&raw mut names[i]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            cut(header, &mut controls[i], message);
+        }
+        Filled { headers: &mut headers[..outbox.messages().len()], pointed_to: PhantomData }
+    }
+}
+
+/// Asks the kernel to cut a message of several datagrams.
+fn cut(header: &mut libc::msghdr, control: &mut Control, message: &Message) {
+    if message.count == 1 {
+        header.msg_control = std::ptr::null_mut();
+        header.msg_controllen = 0;
+        return;
+    }
+    header.msg_control = (&raw mut *control).cast();
+    header.msg_controllen = CONTROL as _;
+    // SAFETY: the header points to an aligned control buffer with room for one message that holds a u16.
+    unsafe {
+        let first = libc::CMSG_FIRSTHDR(header);
+        (*first).cmsg_level = libc::SOL_UDP;
+        (*first).cmsg_type = libc::UDP_SEGMENT;
+        (*first).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as libc::c_uint) as _;
+        // No longer than an IP packet.
+        libc::CMSG_DATA(first).cast::<u16>().write_unaligned(message.size as u16);
+        header.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as libc::c_uint) as _;
+    }
+}
+
+impl Filled<'_> {
+    /// Sends messages from that one on; how many the kernel took, at least one.
+    pub(super) fn send(&mut self, socket: &UdpSocket, from: usize) -> io::Result<usize> {
+        let headers = &mut self.headers[from..];
+        let count = headers.len() as libc::c_uint;
+        // SAFETY: every header points to memory of the stated length that is borrowed for this value's life; the kernel only reads it.
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, 0) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+/// What recvmmsg takes.
+#[derive(Debug)]
+pub(super) struct ReceiveVectors(Vectors);
+
+impl ReceiveVectors {
+    /// For so many messages.
+    pub(super) fn new(messages: usize) -> ReceiveVectors {
+        ReceiveVectors(Vectors::new(messages, messages))
+    }
+
+    /// Receives what is there, without waiting, each message into a room of its own of `bytes`.
+    pub(super) fn receive(
+        &mut self,
+        socket: &UdpSocket,
+        bytes: &mut [u8],
+        room: usize,
+        datagrams: &mut Vec<Datagram>,
+    ) -> io::Result<()> {
+        let Vectors { headers, vectors, names, controls } = &mut self.0;
+        for (i, place) in bytes.chunks_exact_mut(room).take(headers.len()).enumerate() {
+            vectors[i] = libc::iovec { iov_base: place.as_mut_ptr().cast(), iov_len: room };
+            let header = &mut headers[i].msg_hdr;
+            header.msg_iov = &raw mut vectors[i];
+            header.msg_iovlen = 1;
+            header.msg_name = (&raw mut names[i]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            header.msg_control = (&raw mut controls[i]).cast();
+            header.msg_controllen = CONTROL as _;
+        }
+        let (count, nobody) = (headers.len() as libc::c_uint, std::ptr::null_mut());
+        // SAFETY: every header points to memory of the stated length that outlives the call; no timeout.
+        let received = unsafe {
+            libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT, nobody)
+        };
+        let count = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        for (i, header) in headers[..count].iter().enumerate() {
+            let ip = Ipv4Addr::from(u32::from_be(names[i].sin_addr.s_addr));
+            datagrams.push(Datagram {
+                at: i * room..i * room + (header.msg_len as usize).min(room),
+                segment: segment(&header.msg_hdr),
+                from: SocketAddrV4::new(ip, u16::from_be(names[i].sin_port)),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The length of each datagram, if the kernel joined some.
+fn segment(header: &libc::msghdr) -> Option<usize> {
+    // SAFETY: the kernel has filled the control buffer as far as msg_controllen says; the macros stay within that.
+    unsafe {
+        let first = libc::CMSG_FIRSTHDR(header).as_ref()?;
+        let is_segment = (first.cmsg_level, first.cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO);
+        let size = libc::CMSG_DATA(first).cast::<libc::c_int>().read_unaligned();
+        usize::try_from(size).ok().filter(|_| is_segment)
+    }
+}
