@@ -10,7 +10,7 @@ const LIBRARIES: [&str; 3] = ["kubelite-api", "kubelite-informer", "hostnet"];
 const EXCEPTIONS: [(&str, &str); 2] = [("kubelite-apiserver", "kubelite-store"), ("kubelite", "*")];
 /// The only sources that start programs.
 const STARTERS: [&str; 3] =
-    ["flanneld/hostnet/src/nft.rs", "cni-plugin/src/delegate.rs", "kubelite/cli/src/containerd.rs"];
+    ["flanneld/hostnet/src/nft/mod.rs", "cni-plugin/src/delegate.rs", "kubelite/cli/src/containerd.rs"];
 /// Compiled for tests only.
 const TESTS: [&str; 2] =
     ["flanneld/src/lease/conformance.rs", "kubelite/apiserver/src/storage/etcd_tests.rs"];
@@ -88,7 +88,8 @@ fn programs_are_started_from_three_places() {
 #[test]
 fn the_data_path_decides_without_kernel_and_clock() {
     let pure = files("flanneld/src/datapath", ".rs");
-    let pure = pure.iter().filter(|path| !IMPURE.iter().any(|name| path.contains(&format!("/datapath/{name}/"))));
+    let pure =
+        pure.iter().filter(|path| !IMPURE.iter().any(|name| path.contains(&format!("/datapath/{name}/"))));
     for path in pure {
         let text = read(path);
         for word in KERNEL_AND_CLOCK {

@@ -1,0 +1,117 @@
+//! How fast packets get from a pod of one host to a pod of another: `make bench-datapath`. Needs root, etcd, nft and iproute2.
+//!
+//! ```text
+//!  pod ─ cni0 ─ host 1 ─ wire0 ════ wire0 ─ host 2 ─ cni0 ─ pod      wire0: packets of 1500 bytes, as between network cards
+//! ```
+//!
+//! Each way is what the real `flanneld` does with another configuration: plain routing (host-gw), the kernel's VXLAN, and the
+//! udp backend with and without super-packets. The ways take turns, so that what else happens on the machine meets all alike.
+// Figures are what a bench is for, and it ends by a panic when it cannot measure.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod cpu;
+#[path = "../../tests/hosts/flannel.rs"]
+#[allow(dead_code)]
+mod flannel;
+#[path = "../../tests/hosts/lab.rs"]
+#[allow(dead_code)]
+mod lab;
+mod load;
+mod report;
+mod wire;
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Parser;
+
+use cpu::Pinned;
+use flannel::Flanneld;
+use lab::{Lab, Pod};
+use report::{Figures, Row};
+
+/// Packets from pod to pod over two hosts, by several ways.
+#[derive(Parser)]
+struct Args {
+    /// How often each way is measured
+    #[arg(long, default_value_t = 5)]
+    repeats: usize,
+    /// How long each of the four loads lasts, in seconds
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Only these ways
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Each host has one processor for itself
+    #[arg(long)]
+    pin: bool,
+    /// The interface between the hosts carries super-packets whole, as one with tunnel offload does
+    #[arg(long)]
+    whole: bool,
+    /// cargo says so
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// A way from host to host.
+struct Way {
+    name: &'static str,
+    config: &'static str,
+    flags: &'static [&'static str],
+}
+
+const WAYS: [Way; 5] = [
+    Way { name: "routing", config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#, flags: &[] },
+    Way { name: "vxlan", config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#, flags: &[] },
+    Way { name: "plain", config: lab::NETWORK, flags: &["--datapath=plain"] },
+    Way { name: "batch", config: lab::NETWORK, flags: &["--datapath=batch"] },
+    Way { name: "offload", config: lab::NETWORK, flags: &["--datapath=offload"] },
+];
+
+fn main() {
+    let args = Args::parse();
+    let wanted = |way: &&Way| args.only.is_empty() || args.only.iter().any(|name| name == way.name);
+    let ways: Vec<&Way> = WAYS.iter().filter(wanted).collect();
+    let mut rows: Vec<Row> = ways.iter().map(|way| Row::new(way.name)).collect();
+    for repeat in 1..=args.repeats {
+        for (way, row) in ways.iter().zip(&mut rows) {
+            let figures = measure(way, &args);
+            eprintln!("{repeat}/{} {}: {figures}", args.repeats, way.name);
+            row.add(figures);
+        }
+    }
+    println!("{}", report::table(&rows));
+}
+
+fn measure(way: &Way, args: &Args) -> Figures {
+    let lab = Lab::with_hosts(2);
+    lab.put("/coreos.com/network/config", way.config);
+    wire::connect(&lab.hosts, args.whole);
+    let processors = [0, 1].map(|n| Pinned::to(args.pin.then_some(n)));
+    let flags = [way.flags, &["--iface=wire0"]].concat();
+    let daemons = [0, 1].map(|n| processors[n].run(|| Flanneld::start(&lab, n, &flags)));
+    let pods: [Pod; 2] = [0, 1].map(|n| lab.pod(n, &daemons[n]));
+    for daemon in &daemons {
+        daemon.wait_for("flannel_leases", 2);
+    }
+    let duration = Duration::from_secs_f64(args.seconds);
+    let loads = load::Loads {
+        pods: &pods,
+        processors: &processors,
+        duration,
+        daemons: daemons.each_ref().map(Flanneld::pid),
+    };
+    loads.warm_up();
+    let (one, gbit_per_cpu) = loads.tcp(1);
+    let (four, _) = loads.tcp(4);
+    let (received, lost) = loads.datagrams();
+    let (p50, p99) = loads.questions();
+    Figures { one, four, gbit_per_cpu, kpps: received, lost, p50, p99 }
+}
+
+/// Runs one of the machine's own tools.
+fn tool(ns: &Path, program: &str, args: &[&str]) {
+    let status = hostnet::netns::run_in(ns, || std::process::Command::new(program).args(args).status());
+    let status = status.unwrap().unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+    assert!(status.success(), "{program} {args:?} failed");
+}
