@@ -1,7 +1,7 @@
 //! The wire between the hosts: a veth pair that behaves as network cards do.
 //!
-//! A veth hands super-packets over whole, which no wire does. So each is cut before it enters (`gso_max_segs`), as by a card's
-//! driver, and the receiver joins what it can (GRO), as it does for cards.
+//! A veth hands super-packets over whole, which no wire does. So each is cut before it enters (`gso_max_segs`), and the receiver
+//! joins what it can (GRO), as it does for cards; from a veth it does so only if the other end has no TSO.
 #![allow(unsafe_code)] // ethtool's calls have no safe form.
 
 use std::fs::File;
@@ -14,7 +14,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use super::lab::{Host, inside};
 use super::tool;
 
-/// Set generic receive offload: `ETHTOOL_SGRO` of linux/ethtool.h.
+/// `ETHTOOL_STSO` and `ETHTOOL_SGRO` of linux/ethtool.h.
+const SET_TSO: u32 = 0x1f;
 const SET_GRO: u32 = 0x2c;
 
 nix::ioctl_readwrite_bad!(ethtool, libc::SIOCETHTOOL, libc::ifreq);
@@ -34,7 +35,10 @@ pub fn connect(hosts: &[Host], whole: bool) {
             let ip: IpNetwork = format!("198.18.51.{}/24", n + 1).parse().unwrap();
             netlink.add_address(link.index, ip).await.unwrap();
             netlink.set_up(link.index, true).await.unwrap();
-            join_received();
+            if !whole {
+                set(SET_TSO, 0);
+                set(SET_GRO, 1);
+            }
         });
         if !whole {
             tool(host.ns.path(), "ip", &["link", "set", "wire0", "gso_max_segs", "1"]);
@@ -42,15 +46,15 @@ pub fn connect(hosts: &[Host], whole: bool) {
     }
 }
 
-/// Switches GRO on for this namespace's `wire0`.
-fn join_received() {
+/// Switches a feature of this namespace's `wire0`.
+fn set(command: u32, data: u32) {
     #[repr(C)]
     struct Value {
         command: u32,
         data: u32,
     }
     let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    let mut value = Value { command: SET_GRO, data: 1 };
+    let mut value = Value { command, data };
     // SAFETY: an all-zero ifreq is valid: it holds numbers and a union of numbers and pointers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip("wire0".bytes()) {
