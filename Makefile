@@ -4,7 +4,7 @@ TARGET  := $(shell rustc -vV | sed -n 's/^host: //p')
 BIN     := target/$(TARGET)/release
 LAB     := $(BIN)/lab
 DEVLAB  := target/$(TARGET)/debug/lab
-SCENARIOS := --test bad_input --test faults --test kubectl --test kube_rs --test pod_network --test services --test strangers
+SCENARIOS := --test bad_input --test faults --test kubectl --test kube_rs --test pod_network --test services --test strangers --test workloads
 # What containers, networks and captures need at run time, and protoc (with its standard files) at build time.
 PACKAGES := containerd runc nftables iproute2 tcpdump busybox-static util-linux protobuf-compiler libprotobuf-dev gcc
 TEST_PACKAGES := etcd-server etcd-client

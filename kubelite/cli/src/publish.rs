@@ -8,15 +8,16 @@ use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Creates the object, or brings the one that is there to the same state.
+/// Brings the object that is there to this state, or creates it.
 pub async fn put<K>(api: &Api<K>, object: &K) -> Result<()>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
 {
     let name = object.name_any();
-    match api.create(&PostParams::default(), object).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            api.patch(&name, &PatchParams::default(), &Patch::Merge(object)).await
+    // Changed first: a service that is made again is refused for its address, which it has itself.
+    match api.patch(&name, &PatchParams::default(), &Patch::Merge(object)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            api.create(&PostParams::default(), object).await
         }
         other => other,
     }

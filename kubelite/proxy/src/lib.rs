@@ -3,6 +3,7 @@
 //! `(services, endpoint slices, this node)` → [`model`] → [`ruleset`] → one transaction of `nft`, which is the difference to the rules
 //! before. What doesn't live here: which pods stand behind a service (the endpoint slice controller), and names (DNS).
 
+mod change;
 mod model;
 mod ruleset;
 

@@ -1,30 +1,27 @@
-//! The rules for all service ports, as nftables names and texts; and the way from one set of rules to another. Pure.
+//! The rules for all service ports, as nftables names and texts; the way from one set of rules to another is in `change`. Pure.
 //!
 //! A packet's cost doesn't grow with the number of services: one lookup in a map by address, protocol and port leads to the port's
 //! chain, and one more by a random number to the endpoint. A change of a service changes its chain and its elements, nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
 use crate::model::{Outside, Port, Target};
 
 /// The table that is ours; nothing else of the host is touched.
 pub const TABLE: &str = "ip kubelite-proxy";
 /// What kube-proxy marks packets with that are to be masqueraded; flannel and others leave those alone.
-const MARK: &str = "0x4000";
-/// How many elements stand in one command.
-const CHUNK: usize = 500;
+pub(crate) const MARK: &str = "0x4000";
 
 /// What is in the table beside the hooks.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Ruleset {
     /// Chains by name: a rule each line.
-    chains: BTreeMap<String, Vec<String>>,
+    pub(crate) chains: BTreeMap<String, Vec<String>>,
     /// Elements by map or set: key, and value if it is a map.
-    elements: BTreeMap<&'static str, BTreeMap<String, String>>,
+    pub(crate) elements: BTreeMap<&'static str, BTreeMap<String, String>>,
     /// Sets of clients that stay with their endpoint, with the seconds for which they do.
-    clients: BTreeMap<String, i32>,
+    pub(crate) clients: BTreeMap<String, i32>,
 }
 
 impl Ruleset {
@@ -105,10 +102,10 @@ impl Ruleset {
     }
 
     /// A chain that spreads packets over the targets.
-    fn balance(&mut self, port: &Port, kind: &str, targets: &BTreeSet<Target>, own_masked: bool) -> String {
+    fn balance(&mut self, port: &Port, kind: &str, targets: &BTreeSet<Target>, mark_own: bool) -> String {
         let name = format!("{kind}/{}", port.id);
         let mut rules = Vec::new();
-        if own_masked {
+        if mark_own {
             // What this host sends itself has an address that the pod network doesn't lead back to.
             rules.push(format!("fib saddr type local {}", mark()));
         }
@@ -116,7 +113,7 @@ impl Ruleset {
             self.element("hairpin", format!("{ip} . {ip}"), String::new());
         }
         if let Some(seconds) = port.affinity {
-            self.stick(port, &name, targets, seconds, &mut rules);
+            self.stick(port, targets, seconds, &mut rules);
         } else {
             let to = |(ip, to): &Target| format!("{ip} . {to}");
             let to = match targets.iter().collect::<Vec<_>>().as_slice() {
@@ -134,14 +131,7 @@ impl Ruleset {
     }
 
     /// A chain and a set per target: whoever is in the set goes there again.
-    fn stick(
-        &mut self,
-        port: &Port,
-        name: &str,
-        targets: &BTreeSet<Target>,
-        seconds: i32,
-        rules: &mut Vec<String>,
-    ) {
+    fn stick(&mut self, port: &Port, targets: &BTreeSet<Target>, seconds: i32, rules: &mut Vec<String>) {
         let mut verdicts = Vec::new();
         for (ip, to) in targets {
             // One set for all chains of the port, so that a client stays however it comes.
@@ -154,7 +144,6 @@ impl Ruleset {
             self.clients.insert(clients, seconds);
             verdicts.push(format!("goto {chain}"));
         }
-        debug_assert!(name.ends_with(&port.id));
         rules.push(format!(
             "numgen random mod {} vmap {{ {} }}",
             verdicts.len(),
@@ -166,79 +155,6 @@ impl Ruleset {
         // The first service that claims an address keeps it.
         self.elements.entry(of).or_default().entry(key).or_insert(value);
     }
-
-    /// All of it in one transaction, in place of whatever stands there.
-    pub fn whole(&self, only_by_service: &[SocketAddrV4]) -> String {
-        let mut text = format!("table {TABLE}\ndelete table {TABLE}\n{}", base());
-        for address in only_by_service {
-            let (ip, port) = (address.ip(), address.port());
-            let _ = writeln!(
-                text,
-                "insert rule {TABLE} filter-input ip daddr {ip} meta l4proto {{ tcp, udp }} th dport {port} ct status & dnat != dnat drop"
-            );
-        }
-        text.push_str(&self.from(&Ruleset::default()));
-        text
-    }
-
-    /// The commands that make these rules out of those before; empty if nothing changes.
-    pub fn from(&self, before: &Ruleset) -> String {
-        let mut text = String::new();
-        let stale = |name: &&String| self.clients.get(*name) != before.clients.get(*name);
-        // A set whose time changed is made anew; what refers to it goes first.
-        let gone: Vec<&String> = before.clients.keys().filter(stale).collect();
-        let changed = |name: &&String| {
-            self.chains.get(*name) != before.chains.get(*name)
-                || self.chains[*name].iter().any(|rule| gone.iter().any(|set| rule.contains(set.as_str())))
-        };
-        let changed: Vec<&String> = self.chains.keys().filter(changed).collect();
-        for name in &changed {
-            let _ = writeln!(text, "add chain {TABLE} {name}\nflush chain {TABLE} {name}");
-        }
-        self.elements_from(before, &mut text);
-        let left: Vec<&String> =
-            before.chains.keys().filter(|name| !self.chains.contains_key(*name)).collect();
-        for name in &left {
-            let _ = writeln!(text, "flush chain {TABLE} {name}");
-        }
-        for name in &gone {
-            let _ = writeln!(text, "delete set {TABLE} {name}");
-        }
-        for (name, seconds) in self.clients.iter().filter(|(name, _)| stale(name)) {
-            let _ = writeln!(
-                text,
-                "add set {TABLE} {name} {{ type ipv4_addr; flags dynamic,timeout; timeout {seconds}s; size 65536; }}"
-            );
-        }
-        for name in &changed {
-            for rule in &self.chains[*name] {
-                let _ = writeln!(text, "add rule {TABLE} {name} {rule}");
-            }
-        }
-        for name in &left {
-            let _ = writeln!(text, "delete chain {TABLE} {name}");
-        }
-        text
-    }
-
-    fn elements_from(&self, before: &Ruleset, text: &mut String) {
-        let none = BTreeMap::new();
-        let maps: BTreeSet<&&str> = self.elements.keys().chain(before.elements.keys()).collect();
-        for map in maps {
-            let (new, old) =
-                (self.elements.get(*map).unwrap_or(&none), before.elements.get(*map).unwrap_or(&none));
-            let gone =
-                old.iter().filter(|(key, value)| new.get(*key) != Some(value)).map(|(key, _)| key.clone());
-            let come = new.iter().filter(|(key, value)| old.get(*key) != Some(value));
-            let come = come
-                .map(|(key, value)| if value.is_empty() { key.clone() } else { format!("{key} : {value}") });
-            for (verb, elements) in [("delete", gone.collect::<Vec<_>>()), ("add", come.collect())] {
-                for chunk in elements.chunks(CHUNK) {
-                    let _ = writeln!(text, "{verb} element {TABLE} {map} {{ {} }}", chunk.join(", "));
-                }
-            }
-        }
-    }
 }
 
 fn mark() -> String {
@@ -247,62 +163,6 @@ fn mark() -> String {
 
 fn numbered(values: impl Iterator<Item = String>) -> String {
     values.enumerate().map(|(i, value)| format!("{i} : {value}")).collect::<Vec<_>>().join(", ")
-}
-
-/// The maps, and the hooks that look into them.
-fn base() -> String {
-    let address = "type ipv4_addr . inet_proto . inet_service : verdict";
-    let port = "type inet_proto . inet_service : verdict";
-    let to_service = "ip daddr . meta l4proto . th dport vmap";
-    let to_node = "fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap";
-    format!(
-        "table {TABLE} {{
-  map services {{ {address}; }}
-  map nodeports {{ {port}; }}
-  map refused {{ {address}; }}
-  map refused-nodeports {{ {port}; }}
-  set cluster-ips {{ type ipv4_addr; }}
-  set hairpin {{ type ipv4_addr . ipv4_addr; }}
-  chain refuse {{
-    reject
-  }}
-  chain services {{
-    {to_service} @services
-    {to_node} @nodeports
-  }}
-  chain without-endpoints {{
-    {to_service} @refused
-    {to_node} @refused-nodeports
-    ip daddr @cluster-ips goto refuse
-  }}
-  chain nat-prerouting {{
-    type nat hook prerouting priority dstnat; policy accept;
-    goto services
-  }}
-  chain nat-output {{
-    type nat hook output priority -100; policy accept;
-    goto services
-  }}
-  chain nat-postrouting {{
-    type nat hook postrouting priority srcnat; policy accept;
-    meta mark & {MARK} == {MARK} meta mark set meta mark xor {MARK} masquerade fully-random
-    ct status & dnat == dnat ip saddr . ip daddr @hairpin masquerade fully-random
-  }}
-  chain filter-input {{
-    type filter hook input priority -10; policy accept;
-    ct state new goto without-endpoints
-  }}
-  chain filter-forward {{
-    type filter hook forward priority -10; policy accept;
-    ct state new goto without-endpoints
-  }}
-  chain filter-output {{
-    type filter hook output priority -10; policy accept;
-    ct state new goto without-endpoints
-  }}
-}}
-"
-    )
 }
 
 #[cfg(test)]
