@@ -50,11 +50,11 @@ impl Head {
         }
         let version = u16::from_be_bytes([a, b]);
         if version != CONTROL {
-            return Err(malformed(format!("a control frame of version {}", version & 0x7fff)));
+            return Err(malformed(&format!("a control frame of version {}", version & 0x7fff)));
         }
         let kind = u16::from_be_bytes([c, d]);
         if length > MAX_CONTROL {
-            return Err(malformed(format!("a control frame of type {kind} with {length} bytes")));
+            return Err(malformed(&format!("a control frame of type {kind} with {length} bytes")));
         }
         Ok(Head::Control { kind, fin, length })
     }
@@ -77,7 +77,7 @@ impl Frame {
     pub(super) fn parse(kind: u16, fin: bool, payload: &[u8]) -> io::Result<Frame> {
         let word = |at: usize| match payload.get(at..at + 4) {
             Some(&[a, b, c, d]) => Ok(u32::from_be_bytes([a, b, c, d])),
-            _ => Err(malformed(format!("a control frame of type {kind} with {} bytes", payload.len()))),
+            _ => Err(malformed(&format!("a control frame of type {kind} with {} bytes", payload.len()))),
         };
         let stream = || word(0).map(|id| id & 0x7fff_ffff);
         match kind {
@@ -85,7 +85,7 @@ impl Frame {
             SYN_REPLY | HEADERS => stream().map(|id| if fin { Frame::End(id) } else { Frame::Passed }),
             RST_STREAM => match (stream()?, word(4)?) {
                 (id, CANCEL) => Ok(Frame::End(id)),
-                (id, status) => Err(malformed(format!("a reset of stream {id} with status {status}"))),
+                (id, status) => Err(malformed(&format!("a reset of stream {id} with status {status}"))),
             },
             // Even numbers are the runtime's own pings; this client sends none.
             PING => word(0).map(|id| if id % 2 == 0 { Frame::Answer(ping(id)) } else { Frame::Passed }),
@@ -162,7 +162,7 @@ fn number(length: usize) -> [u8; 4] {
     u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
 }
 
-fn malformed(what: String) -> io::Error {
+fn malformed(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the runtime sent {what} over SPDY"))
 }
 
