@@ -3,10 +3,8 @@
 TARGET  := $(shell rustc -vV | sed -n 's/^host: //p')
 BIN     := target/$(TARGET)/release
 LAB     := $(BIN)/lab
-# E.g. --datastore=etcd: the scenarios over a real etcd.
-LAB_FLAGS :=
 DEVLAB  := target/$(TARGET)/debug/lab
-SCENARIOS := --test bad_input --test faults --test kubectl --test kube_rs --test pod_network --test strangers
+SCENARIOS := --test bad_input --test faults --test kubectl --test kube_rs --test pod_network --test services --test strangers --test workloads
 # What containers, networks and captures need at run time, and protoc (with its standard files) at build time.
 PACKAGES := containerd runc nftables iproute2 tcpdump busybox-static util-linux protobuf-compiler libprotobuf-dev gcc
 TEST_PACKAGES := etcd-server etcd-client
@@ -30,12 +28,16 @@ test-unit: deps-test
 	cargo test --workspace --exclude e2e
 	cargo test -p e2e --lib --bins --test manifests --test invariants
 
-# The scenarios need the cluster; whatever happens, it is taken down again.
+# The scenarios need the cluster; whatever happens, it is taken down again. All of them over flannel's udp backend and our store, those of
+# the pod network over the other backends and a real etcd too.
 test-e2e: deps
 	cargo build --workspace --bins
 	$(DEVLAB) down
-	$(DEVLAB) up $(LAB_FLAGS)
-	@cargo test -p e2e --no-fail-fast $(SCENARIOS) -- --test-threads=1; code=$$?; $(DEVLAB) down; exit $$code
+	$(call scenarios,,$(SCENARIOS))
+	$(call scenarios,--backend=vxlan --datastore=etcd,--test pod_network)
+	$(call scenarios,--backend=host-gw,--test pod_network)
+
+scenarios = $(DEVLAB) up $(1) && cargo test -p e2e --no-fail-fast $(2) -- --test-threads=1; code=$$?; $(DEVLAB) down; exit $$code
 
 check: ## formatting, lints, licences
 	cargo fmt --all --check

@@ -33,7 +33,7 @@ pub async fn check(
     host_side(network.netlink(), &previous, &record).await?;
     let table = nat::table(&config.name);
     if record.needs_nat()
-        && !nft::has_table("inet", &table).map_err(Error::kernel("look at the NAT rules"))?
+        && !nft::has_table(nft::Family::Inet, &table).map_err(Error::kernel("look at the NAT rules"))?
     {
         return Err(Error::damaged(
             format!("table inet {table}"),

@@ -77,6 +77,14 @@ impl Lab {
         command
     }
 
+    /// The type of flannel's backend in this cluster, e.g. `udp`.
+    pub fn backend(&self) -> Result<String> {
+        let config = self.etcdctl(&["get", "--print-value-only", "/coreos.com/network/config"])?;
+        let config: serde_json::Value =
+            serde_json::from_str(&config).context("flannel's config is no JSON")?;
+        Ok(config["Backend"]["Type"].as_str().unwrap_or("udp").to_owned())
+    }
+
     /// etcdctl against the store on the first host, with root's certificate.
     pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
         let host = self.host(1);
@@ -84,7 +92,7 @@ impl Lab {
     }
 
     /// Brings everything up, step by step; on a lab that is up already it only says so.
-    pub fn up(&self, datastore: Datastore) -> Result<()> {
+    pub fn up(&self, datastore: Datastore, backend: &str) -> Result<()> {
         check_machine()?;
         fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
         check_disk(&self.dir)?;
@@ -99,7 +107,8 @@ impl Lab {
         network::plug(1)?;
         let first = self.host(1);
         first.start()?;
-        let flags = datastore.start(&first)?;
+        let mut flags = datastore.start(&first)?;
+        flags.push(format!("--flannel-backend={backend}"));
         first.spawn("kubelite.log", &images::binary("kubelite")?, &server_arguments(&flags))?;
         self.step("node1: kubelite server started");
         self.wait_for_server()?;

@@ -13,9 +13,11 @@ use crate::run::{output, run, wait_for};
 const EXAMPLE: &str = "manifests/examples/hello.yaml";
 /// How many packets of the request are shown.
 const PACKETS: &str = "10";
+/// The backend whose wire format tcpdump does not know by itself.
+const UDP: &str = "udp";
 
 /// Applies the example and prints the tour to standard output.
-pub fn show(lab: &Lab) -> Result<()> {
+pub fn show(lab: &Lab, backend: &str) -> Result<()> {
     lab.apply(EXAMPLE)?;
     let pods = wait_for_pods(lab)?;
     run(&mut lab.kubectl(&[
@@ -28,7 +30,7 @@ pub fn show(lab: &Lab) -> Result<()> {
     ]))?;
     lab.step("a pod runs on each node");
     let (from, to) = (&pods[0], &pods[1]);
-    let (answer, outer, inner) = request(lab, from, to)?;
+    let (answer, outer, inner) = request(lab, from, to, filter(backend))?;
     say("The nodes", &run(&mut lab.kubectl(&["get", "nodes", "-o", "wide"]))?);
     say("The pods", &run(&mut lab.kubectl(&["get", "pods", "-A", "-o", "wide"]))?);
     say(
@@ -36,9 +38,20 @@ pub fn show(lab: &Lab) -> Result<()> {
         &answer,
     );
     say("Its packets between the hosts, as tcpdump sees them on node1's eth0", &outer);
-    say("The same packets with the outer headers off: the payload is the bare inner packet", &inner);
+    if backend == UDP {
+        say("The same packets with the outer headers off: the payload is the bare inner packet", &inner);
+    }
     say("How to go on", &further(lab));
     Ok(())
+}
+
+/// What of a backend's packets between the hosts tcpdump is to show.
+fn filter(backend: &str) -> &'static [&'static str] {
+    match backend {
+        "vxlan" => &["udp", "port", "8472"],
+        "host-gw" => &["net", "10.42.0.0/16"],
+        _ => &["udp", "port", "8285"],
+    }
 }
 
 struct Pod {
@@ -64,13 +77,13 @@ fn parse(line: &str) -> Option<Pod> {
 }
 
 /// The request's answer, its packets, and its packets unwrapped.
-fn request(lab: &Lab, from: &Pod, to: &Pod) -> Result<(String, String, String)> {
+fn request(lab: &Lab, from: &Pod, to: &Pod, filter: &[&str]) -> Result<(String, String, String)> {
     let file = lab.dir.join("request.pcap");
     let url = format!("http://{}:8080/", to.ip);
     let mut tcpdump = Command::new("nsenter")
         .args(["--net=/run/netns/node1", "tcpdump", "--immediate-mode", "-Uni", "eth0", "-c", PACKETS, "-w"])
         .arg(&file)
-        .args(["udp", "port", "8285"])
+        .args(filter)
         .stderr(Stdio::null())
         .spawn()
         .context("cannot start tcpdump")?;

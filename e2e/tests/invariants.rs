@@ -10,7 +10,7 @@ const LIBRARIES: [&str; 3] = ["kubelite-api", "kubelite-informer", "hostnet"];
 const EXCEPTIONS: [(&str, &str); 2] = [("kubelite-apiserver", "kubelite-store"), ("kubelite", "*")];
 /// The only sources that start programs.
 const STARTERS: [&str; 3] =
-    ["flanneld/hostnet/src/nft.rs", "cni-plugin/src/delegate.rs", "kubelite/cli/src/containerd.rs"];
+    ["flanneld/hostnet/src/nft/mod.rs", "cni-plugin/src/delegate.rs", "kubelite/cli/src/containerd.rs"];
 /// Compiled for tests only.
 const TESTS: [&str; 2] =
     ["flanneld/src/lease/conformance.rs", "kubelite/apiserver/src/storage/etcd_tests.rs"];

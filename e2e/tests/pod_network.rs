@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use e2e::lab::Lab;
 use e2e::network::{OUTSIDE, OUTSIDE_IP};
 use e2e::probe::Pod;
-use e2e::run::{run, words};
+use e2e::run::words;
 
 const SERVE: &str = "echo from-$HOSTNAME > /www/index.html; httpd -f -p 8080 -h /www";
 
@@ -48,7 +48,12 @@ fn ping_of_the_mtu_crosses_hosts() -> Result<()> {
     let to = Pod::start(&lab, "ping-to", 2, "sleep 3600")?;
     let from = Pod::start(&lab, "ping-from", 3, "sleep 3600")?;
     let mtu: usize = from.exec(&["cat", "/sys/class/net/eth0/mtu"])?.trim().parse()?;
-    ensure!(mtu == 1472, "the pod's MTU is {mtu}, not 1500 less the 28 bytes of outer headers");
+    let outer = match lab.backend()?.as_str() {
+        "udp" => 28,
+        "vxlan" => 50,
+        _ => 0,
+    };
+    ensure!(mtu == 1500 - outer, "the pod's MTU is {mtu}, not 1500 less the {outer} bytes of outer headers");
     let size = (mtu - 28).to_string();
     let text = from.exec(&["ping", "-c", "3", "-s", &size, &to.ip])?;
     ensure!(text.contains(" 0% packet loss"), "{text}");
@@ -84,7 +89,7 @@ fn pods_reach_the_outside_by_masquerade() -> Result<()> {
     Ok(())
 }
 
-/// Nothing that pods send to each other is on the wire in clear.
+/// Nothing that pods send to each other is on the wire in clear, unless that is what the backend does.
 #[test]
 fn the_wire_carries_only_encapsulated_pod_packets() -> Result<()> {
     let lab = Lab::attach()?;
@@ -99,7 +104,7 @@ fn the_wire_carries_only_encapsulated_pod_packets() -> Result<()> {
     let mut seen = String::new();
     std::io::Read::read_to_string(&mut dump.stdout.take().unwrap(), &mut seen)?;
     dump.wait()?;
-    ensure!(seen.trim().is_empty(), "in clear: {seen}");
-    run(&mut words("ip netns exec node1 ip link show flannel0"))?;
+    let plain = lab.backend()? == "host-gw";
+    ensure!(plain != seen.trim().is_empty(), "in clear: {seen}");
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! Masquerade and forwarding: flannel's rules in nftables, in tables of flannel's names. Pure but for the last line.
+//! Masquerade and forwarding: flannel's rules in nftables, in tables of flannel's names. What they are is pure; [`Guard`] keeps them.
 //!
 //! The order is that of flannel's iptables rules. Its nftables rules differ from them by accident: the mark is compared whole,
 //! and traffic from a host to pods of others keeps the host's address; these rules mean what the iptables rules mean.
 
+use hostnet::nft::{self, Family, Fingerprint};
 use ipnetwork::Ipv4Network;
 
 const TABLE: &str = "flannel-ipv4";
@@ -56,12 +57,55 @@ impl Rules {
         text.push_str("}\n");
         text
     }
+}
 
-    /// Puts them in place if the table is not there (or `always`).
-    pub fn ensure(&self, always: bool) -> hostnet::Result<()> {
-        if always || (self.masquerade || self.forward) && !hostnet::nft::has_table("ip", TABLE)? {
-            hostnet::nft::apply(&self.ruleset())?;
-        }
+/// Keeps the rules as they should be. A look costs one small message as long as nobody changes any rules, and no program is run
+/// unless something has to be mended.
+#[derive(Debug, Default)]
+pub struct Guard {
+    right: Option<Seen>,
+}
+
+/// How it was when it was right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    /// Of the namespace's whole ruleset.
+    generation: u32,
+    /// Of our table; none if none is wanted.
+    table: Option<Fingerprint>,
+}
+
+impl Guard {
+    /// Puts the rules in place, whatever stands there.
+    pub fn put(&mut self, rules: &Rules) -> hostnet::Result<()> {
+        self.right = None;
+        nft::apply(&rules.ruleset())?;
+        self.right = Some(Seen::now()?);
         Ok(())
+    }
+
+    /// Puts the rules in place if they aren't as they were put; whether that was so.
+    pub fn ensure(&mut self, rules: &Rules) -> hostnet::Result<bool> {
+        if let Some(right) = self.right {
+            if nft::generation()? == right.generation {
+                return Ok(false);
+            }
+            // Somebody changed something: ours, or only theirs?
+            let now = Seen::now()?;
+            if now.table == right.table {
+                self.right = Some(now);
+                return Ok(false);
+            }
+        }
+        self.put(rules)?;
+        Ok(true)
+    }
+}
+
+impl Seen {
+    fn now() -> hostnet::Result<Seen> {
+        // In this order: a change in between makes the next look see another generation.
+        let generation = nft::generation()?;
+        Ok(Seen { generation, table: nft::fingerprint(Family::Ip, TABLE)? })
     }
 }

@@ -25,6 +25,9 @@ enum Verb {
         /// What the API server keeps its objects in
         #[arg(long, value_enum, default_value = "embedded")]
         datastore: Datastore,
+        /// How flannel carries packets: udp, vxlan or host-gw
+        #[arg(long, default_value = "udp")]
+        backend: String,
     },
     /// End it and remove all that it made
     Down,
@@ -71,9 +74,9 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     let lab = Lab::at(&std::env::current_dir()?)?;
     match cli.command {
-        Verb::Up { datastore } => {
-            lab.up(datastore)?;
-            tour::show(&lab)
+        Verb::Up { datastore, backend } => {
+            lab.up(datastore, &backend)?;
+            tour::show(&lab, &backend)
         }
         Verb::Down => {
             lab.down()?;

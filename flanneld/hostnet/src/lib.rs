@@ -4,6 +4,7 @@
 //! What lives here: thin typed calls, IPv4 and IPv6 through the same function. What doesn't: why somebody wants a route.
 
 pub mod address;
+pub mod changes;
 pub mod error;
 pub mod link;
 pub mod neighbour;
@@ -11,12 +12,15 @@ pub mod netns;
 pub mod nft;
 pub mod route;
 pub mod sysctl;
+pub mod vxlan;
 
 pub use address::Address;
+pub use changes::Changes;
 pub use error::{Error, Result};
 pub use link::Link;
 pub use neighbour::Neighbour;
 pub use route::{Kind, Route};
+pub use vxlan::Vxlan;
 
 /// A netlink socket of the calling thread's network namespace. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -6,8 +6,8 @@ use futures::TryStreamExt;
 use ipnetwork::IpNetwork;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
-    RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
 };
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
@@ -50,6 +50,8 @@ pub struct Route {
     pub kind: Kind,
     /// Whether the destination is on the link itself.
     pub link_scope: bool,
+    /// Whether the gateway counts as being on the link, whatever its address says.
+    pub onlink: bool,
 }
 
 /// The main routing table.
@@ -68,6 +70,7 @@ impl Route {
             table: MAIN,
             kind: Kind::Unicast,
             link_scope: false,
+            onlink: false,
         }
     }
 
@@ -100,6 +103,7 @@ impl Route {
             builder = builder.priority(metric);
         }
         let mut message = builder.build();
+        message.header.flags.set(RouteFlags::Onlink, self.onlink);
         if let Some(mtu) = self.mtu {
             message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
         }
@@ -116,6 +120,7 @@ impl Route {
         let mut route = Route::to(IpNetwork::new(any, message.header.destination_prefix_length).ok()?);
         route.table = u32::from(message.header.table);
         route.link_scope = message.header.scope == RouteScope::Link;
+        route.onlink = message.header.flags.contains(RouteFlags::Onlink);
         route.kind = match message.header.kind {
             RouteType::Unicast => Kind::Unicast,
             RouteType::BlackHole => Kind::Blackhole,

@@ -4,7 +4,7 @@
 
 use hostnet::neighbour::Table;
 use hostnet::netns::{Named, run_in};
-use hostnet::{Kind, Neighbour, Netlink, Route, nft, sysctl};
+use hostnet::{Changes, Kind, Neighbour, Netlink, Route, nft, sysctl};
 use ipnetwork::IpNetwork;
 use rtnetlink::LinkVxlan;
 
@@ -156,7 +156,10 @@ fn rules_come_whole_or_not_at_all() {
         nft::apply("table ip kept { }").unwrap();
         let refused = nft::apply("delete table ip kept\ntable ip half { nonsense }").unwrap_err();
         assert!(refused.to_string().contains("refused"), "{refused}");
-        assert!(nft::has_table("ip", "kept").unwrap() && !nft::has_table("ip", "half").unwrap());
+        assert!(
+            nft::has_table(nft::Family::Ip, "kept").unwrap()
+                && !nft::has_table(nft::Family::Ip, "half").unwrap()
+        );
     });
 }
 
@@ -168,5 +171,63 @@ fn settings_are_those_of_the_namespace() {
         assert!(
             sysctl::set("net/ipv4/no_such_setting", "1").unwrap_err().to_string().contains("no_such_setting")
         );
+    });
+}
+
+/// Every way to take rules away shows, and nothing that others do.
+#[test]
+fn a_tables_fingerprint_changes_with_the_table_only() {
+    inside("fingerprint", async || {
+        let print = || nft::fingerprint(nft::Family::Ip, "mine").unwrap();
+        assert_eq!(print(), None);
+        let quiet = nft::generation().unwrap();
+        assert_eq!(nft::generation().unwrap(), quiet);
+        let rules: String =
+            (0..500).map(|n| format!("ip daddr 10.9.{}.{} accept\n", n / 250, n % 250)).collect();
+        let mine =
+            format!("table ip mine {{ chain c {{ type filter hook forward priority 0;\n{rules} }}\n}}\n");
+        nft::apply(&mine).unwrap();
+        assert_ne!(nft::generation().unwrap(), quiet);
+        let right = print().unwrap();
+
+        let others = "table ip other {\n chain c { ip daddr 10.9.9.9 accept; }\n}\ntable inet mine {\n chain c { accept; }\n}\n";
+        let before = nft::generation().unwrap();
+        nft::apply(others).unwrap();
+        assert_ne!(nft::generation().unwrap(), before);
+        assert_eq!(print(), Some(right));
+
+        for damage in ["flush table ip mine", "add rule ip mine c drop", "flush ruleset"] {
+            nft::apply(&format!("delete table ip mine\n{mine}")).unwrap();
+            let right = print().unwrap();
+            nft::apply(damage).unwrap();
+            assert_ne!(print(), Some(right), "{damage}");
+        }
+        assert_eq!(print(), None);
+    });
+}
+
+#[test]
+fn changes_of_links_addresses_and_routes_are_heard() {
+    inside("changes", async || {
+        let netlink = Netlink::connect().unwrap();
+        let changes = Changes::listen().unwrap();
+        assert!(!changes.any());
+        netlink.add_bridge("br0").await.unwrap();
+        assert!(changes.any() && !changes.any(), "told once");
+        let bridge = netlink.link_by_name("br0").await.unwrap().unwrap().index;
+        assert!(!changes.any(), "a question is no change");
+        netlink.add_address(bridge, net("10.9.1.1/24")).await.unwrap();
+        assert!(changes.any());
+        let route = Route { oif: Some(bridge), ..Route::to(net("10.8.0.0/16")) };
+        netlink.set_up(bridge, true).await.unwrap();
+        netlink.replace_route(&route).await.unwrap();
+        assert!(changes.any());
+        netlink.delete_route(&route).await.unwrap();
+        assert!(changes.any());
+        // More than the socket holds is a change too.
+        for _ in 0..2000 {
+            netlink.replace_route(&route).await.unwrap();
+        }
+        assert!(changes.any() && !changes.any());
     });
 }

@@ -1,6 +1,10 @@
 //! How packets get to other nodes. One file per backend; what isn't there answers with a clear error.
 
+pub mod carrier;
+pub mod host_gw;
+pub mod kernel;
 pub mod udp;
+pub mod vxlan;
 
 use serde_json::Value;
 
@@ -17,6 +21,10 @@ pub enum BackendKind {
         /// The same on all nodes.
         port: u16,
     },
+    /// The kernel's VXLAN.
+    Vxlan(vxlan::Options),
+    /// Plain routes by way of the nodes themselves.
+    HostGw,
     /// A lease and nothing else: somebody else carries the packets.
     Alloc,
 }
@@ -41,16 +49,13 @@ impl BackendKind {
                 };
                 Ok(BackendKind::Udp { port })
             }
+            vxlan::TYPE => Ok(BackendKind::Vxlan(vxlan::Options::parse(map)?)),
+            host_gw::TYPE => Ok(BackendKind::HostGw),
             "alloc" => Ok(BackendKind::Alloc),
-            "vxlan" | "host-gw" | "ipip" | "wireguard" | "ipsec" | "extension" | "tencent-vpc" => {
-                Err(bad(format!("Type {kind} is not there yet: udp and alloc are")))
+            "ipip" | "wireguard" | "ipsec" | "extension" | "tencent-vpc" => {
+                Err(bad(format!("Type {kind} is not there yet: udp, vxlan, host-gw and alloc are")))
             }
-            _ => Err(bad(format!("Type {kind} is unknown: udp and alloc are there"))),
+            _ => Err(bad(format!("Type {kind} is unknown: udp, vxlan, host-gw and alloc are there"))),
         }
-    }
-
-    /// What a lease says of it; udp leases say nothing.
-    pub fn lease_type(&self) -> &'static str {
-        ""
     }
 }

@@ -86,7 +86,7 @@ impl Shared {
             if let Err(error) = self.tun.read(&mut batch) {
                 return tracing::error!(%error, "the TUN is gone");
             }
-            forward::outbound(batch.packets(), &self.routes.load());
+            forward::outbound(batch.packets(), &self.routes.at(Instant::now()));
             let sent = self.udp.send(&mut batch);
             counters.packets.inc_by(sent as u64);
             let now = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -116,7 +116,7 @@ impl Shared {
             if let Err(error) = self.udp.receive(&mut batch) {
                 return tracing::error!(%error, "the UDP socket is gone");
             }
-            forward::inbound(batch.packets(), &self.routes.load());
+            forward::inbound(batch.packets(), &self.routes.at(Instant::now()));
             for buffer in batch.packets() {
                 match buffer.verdict {
                     Verdict::Deliver if self.tun.write(buffer.packet()) => {

@@ -16,6 +16,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 pings find a server that is silent without having hung up.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
 
+/// In bytes. Thousands of leases need one megabyte; a few damaged records of etcd's largest size must not hide them.
+const LONGEST_LIST: usize = 64 * 1024 * 1024;
+
 /// How etcd is reached.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
@@ -111,19 +114,16 @@ impl LeaseStore for Etcd {
 
     async fn list(&self) -> Result<Snapshot, StoreError> {
         let options = GetOptions::new().with_prefix();
-        let answer = self
-            .client
-            .clone()
-            .get(self.subnets.as_str(), Some(options))
-            .await
-            .map_err(|e| unavailable(&e))?;
+        let mut client = self.client.kv_client().max_decoding_message_size(LONGEST_LIST);
+        let answer = client.get(self.subnets.as_str(), Some(options)).await.map_err(|e| unavailable(&e))?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         Ok(Snapshot { records: answer.kvs().iter().filter_map(|kv| self.record(kv)).collect(), revision })
     }
 
     async fn watch(&self, behind: i64) -> Result<Events, StoreError> {
         let options = WatchOptions::new().with_prefix().with_start_revision(behind + 1);
-        let answer = self.client.clone().watch(self.subnets.as_str(), Some(options)).await;
+        let mut client = self.client.watch_client().max_decoding_message_size(LONGEST_LIST);
+        let answer = client.watch(self.subnets.as_str(), Some(options)).await;
         let stream = answer.map_err(|e| unavailable(&e))?;
         let etcd = self.clone();
         Ok(stream

@@ -3,7 +3,7 @@
 //! A listing replaces the picture by set difference: what is gone goes, what changed is told again. A damaged record costs
 //! itself and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::Ipv4Network;
 
@@ -15,8 +15,23 @@ use crate::config::network::NetworkConfig;
 #[derive(Debug)]
 pub struct Follower {
     config: NetworkConfig,
-    leases: BTreeMap<String, Lease>,
-    bad: BTreeMap<String, BadLease>,
+    leases: BTreeMap<Ipv4Network, Held>,
+    bad: BTreeMap<String, Left>,
+}
+
+/// A lease and the key of its record.
+#[derive(Debug)]
+struct Held {
+    key: String,
+    lease: Lease,
+}
+
+/// A record that is left out.
+#[derive(Debug, PartialEq)]
+struct Left {
+    why: BadLease,
+    /// What it would be, if another record did not have its subnet.
+    waiting: Option<Lease>,
 }
 
 /// Something to tell.
@@ -38,11 +53,10 @@ impl Follower {
 
     /// Takes over a whole listing.
     pub fn replace(&mut self, records: &[Record]) -> Vec<News> {
-        let listed: std::collections::BTreeSet<&str> = records.iter().map(|r| r.key.as_str()).collect();
-        let known: Vec<String> = self.leases.keys().chain(self.bad.keys()).cloned().collect();
-        let gone = known.into_iter().filter(|key| !listed.contains(key.as_str()));
-        let mut news: Vec<News> =
-            gone.collect::<Vec<_>>().iter().filter_map(|key| self.delete(key)).collect();
+        let listed: BTreeSet<&str> = records.iter().map(|r| r.key.as_str()).collect();
+        let known = self.leases.values().map(|held| &held.key).chain(self.bad.keys());
+        let gone: Vec<String> = known.filter(|key| !listed.contains(key.as_str())).cloned().collect();
+        let mut news: Vec<News> = gone.iter().flat_map(|key| self.delete(key)).collect();
         news.extend(records.iter().flat_map(|record| self.put(record)));
         news
     }
@@ -51,13 +65,18 @@ impl Follower {
     pub fn apply(&mut self, event: &Event) -> Vec<News> {
         match event {
             Event::Put(record) => self.put(record),
-            Event::Delete(key) => self.delete(key).into_iter().collect(),
+            Event::Delete(key) => self.delete(key),
         }
     }
 
     /// All leases.
     pub fn leases(&self) -> impl Iterator<Item = &Lease> {
-        self.leases.values()
+        self.leases.values().map(|held| &held.lease)
+    }
+
+    /// The lease of a subnet.
+    pub fn lease(&self, subnet: Ipv4Network) -> Option<&Lease> {
+        self.leases.get(&subnet).map(|held| &held.lease)
     }
 
     /// How many records are damaged at the moment.
@@ -66,41 +85,72 @@ impl Follower {
     }
 
     fn put(&mut self, record: &Record) -> Vec<News> {
-        match self.check(record) {
-            Ok(lease) => {
-                self.bad.remove(&record.key);
-                let before = self.leases.insert(record.key.clone(), lease.clone());
-                if before.as_ref() == Some(&lease) { Vec::new() } else { vec![News::Set(lease)] }
-            }
-            Err(error) => {
-                // What was good and is damaged now counts as gone: where it leads is not known any more.
-                let gone = self.leases.remove(&record.key).map(News::Gone);
-                let told = self.bad.insert(record.key.clone(), error.clone()).as_ref() == Some(&error);
-                let bad = (!told).then(|| News::Bad(record.key.clone(), error));
-                gone.into_iter().chain(bad).collect()
-            }
+        let lease = match self.check(record) {
+            Ok(lease) => lease,
+            Err(why) => return self.leave_out(&record.key, Left { why, waiting: None }),
+        };
+        // Whoever has a subnet keeps it: a second record of the same subnet takes nothing away.
+        if self.leases.get(&lease.subnet).is_some_and(|held| held.key != record.key) {
+            return self.leave_out(&record.key, Left { why: BadLease::Taken, waiting: Some(lease) });
         }
+        self.bad.remove(&record.key);
+        self.hold(record.key.clone(), lease)
     }
 
-    fn delete(&mut self, key: &str) -> Option<News> {
+    fn hold(&mut self, key: String, lease: Lease) -> Vec<News> {
+        let before = self.leases.insert(lease.subnet, Held { key, lease: lease.clone() });
+        if before.is_some_and(|held| held.lease == lease) { Vec::new() } else { vec![News::Set(lease)] }
+    }
+
+    fn leave_out(&mut self, key: &str, left: Left) -> Vec<News> {
+        // What was good and is damaged now counts as gone: where it leads is not known any more.
+        let mut news = self.release(key);
+        let why = left.why.clone();
+        if self.bad.insert(key.to_owned(), left).is_none_or(|before| before.why != why) {
+            news.push(News::Bad(key.to_owned(), why));
+        }
+        news
+    }
+
+    fn delete(&mut self, key: &str) -> Vec<News> {
         self.bad.remove(key);
-        self.leases.remove(key).map(News::Gone)
+        self.release(key)
     }
 
-    /// A lease counts only if its subnet is one that this network hands out: a record can't swallow others' subnets.
+    /// Takes the lease of a record away; one that waited for the subnet gets it.
+    fn release(&mut self, key: &str) -> Vec<News> {
+        let Ok(subnet) = decode_key(key) else { return Vec::new() };
+        if self.leases.get(&subnet).is_none_or(|held| held.key != key) {
+            return Vec::new();
+        }
+        let mut news: Vec<News> =
+            self.leases.remove(&subnet).map(|held| News::Gone(held.lease)).into_iter().collect();
+        let waits = |left: &Left| left.waiting.as_ref().is_some_and(|lease| lease.subnet == subnet);
+        let next = self.bad.iter().find(|(_, left)| waits(left)).map(|(key, _)| key.clone());
+        if let Some((key, lease)) = next.and_then(|key| Some((key.clone(), self.bad.remove(&key)?.waiting?)))
+        {
+            news.extend(self.hold(key, lease));
+        }
+        news
+    }
+
+    /// A lease counts only if its subnet is one that this network hands out: a record can't swallow others' subnets. And its owner
+    /// must be outside of the pods' network: packets to it would go into the tunnel again and again.
     fn check(&self, record: &Record) -> Result<Lease, BadLease> {
         let lease = Lease::decode(&record.key, &record.value)?;
         let inside = self.config.network.contains(lease.subnet.network());
-        if inside && lease.subnet.prefix() == self.config.subnet_len {
-            Ok(lease)
-        } else {
-            Err(BadLease::Foreign)
+        if !inside || lease.subnet.prefix() != self.config.subnet_len {
+            return Err(BadLease::Foreign);
         }
+        if self.config.network.contains(lease.public_ip) {
+            return Err(BadLease::PublicIp);
+        }
+        Ok(lease)
     }
 }
 
 /// The subnets that are taken, by records of any kind: damaged ones and reservations too, as long as their key says which.
-pub fn taken(records: &[Record]) -> std::collections::BTreeSet<Ipv4Network> {
+pub fn taken(records: &[Record]) -> BTreeSet<Ipv4Network> {
     records.iter().filter_map(|record| decode_key(&record.key).ok()).collect()
 }
 
@@ -154,6 +204,31 @@ mod tests {
         let mended = record("10.5.1.0-24", "192.0.2.1");
         assert_eq!(told(&follower.apply(&Event::Put(mended))), ["+10.5.1.0/24 192.0.2.1"]);
         assert_eq!(follower.bad_count(), 4);
+    }
+
+    #[test]
+    fn a_subnet_has_one_owner_whatever_else_is_written() {
+        let mut follower = follower();
+        let (first, second) =
+            (record("10.5.2.0-24", "192.0.2.2"), record("10.5.2.0-24&fc00::-64", "192.0.2.66"));
+        follower.replace(&[first.clone(), record("10.5.3.0-24", "192.0.2.3")]);
+        assert_eq!(told(&follower.apply(&Event::Put(second.clone()))), ["!10.5.2.0-24&fc00::-64"]);
+        assert!(follower.apply(&Event::Put(second.clone())).is_empty(), "told once");
+        assert_eq!((follower.leases().count(), follower.bad_count()), (2, 1));
+        let renewed = record("10.5.2.0-24", "192.0.2.2");
+        assert!(follower.apply(&Event::Put(renewed)).is_empty(), "the owner's own renewal is no news");
+        let news = follower.apply(&Event::Delete("10.5.2.0-24".into()));
+        assert_eq!(told(&news), ["-10.5.2.0/24", "+10.5.2.0/24 192.0.2.66"], "the second waited");
+        assert_eq!(follower.bad_count(), 0);
+        assert_eq!(told(&follower.apply(&Event::Put(first))), ["!10.5.2.0-24"], "and keeps it");
+        assert_eq!(told(&follower.replace(&[second])), ["-10.5.3.0/24"]);
+        assert_eq!((follower.leases().count(), follower.bad_count()), (1, 0));
+    }
+
+    #[test]
+    fn an_owner_inside_of_the_tunnel_is_none() {
+        let news = follower().apply(&Event::Put(record("10.5.2.0-24", "10.5.9.9")));
+        assert_eq!(told(&news), ["!10.5.2.0-24"]);
     }
 
     #[test]

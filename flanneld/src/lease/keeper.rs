@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::allocate;
 use super::follow::taken;
-use super::key::{Lease, encode_key};
+use super::key::{Advert, Lease, encode_key};
 use super::store::{Held, LeaseStore, Record, Snapshot, StoreError};
 use crate::config::network::NetworkConfig;
 
@@ -27,6 +27,8 @@ pub struct Settings {
     pub network: NetworkConfig,
     /// The own external address: the name under which a lease is found again.
     pub public_ip: Ipv4Addr,
+    /// What others are told of the backend.
+    pub backend: Advert,
     /// How long a lease lasts, in seconds.
     pub ttl: i64,
     /// How long before its end it is renewed.
@@ -97,6 +99,21 @@ impl Keeper {
         Err(KeeperError::Contended)
     }
 
+    /// Takes a lease in place of one that was lost: the same one if only its record is damaged while it is still ours by the own
+    /// clock (nobody else can have taken the subnet: its key is there), or else as [`Keeper::acquire`] does.
+    pub async fn retake(&self, lost: &Owned) -> Result<Owned, KeeperError> {
+        if lost.safe_until().is_none_or(|until| Instant::now() < until) {
+            let (key, snapshot) = (encode_key(lost.lease.subnet), self.store.list().await?);
+            let damaged = |r: &&Record| r.key == key && Lease::decode(&r.key, &r.value).is_err();
+            if let Some(record) = snapshot.records.iter().find(damaged)
+                && let Some(owned) = self.write(&lost.lease, record.mod_revision, lost.reserved).await?
+            {
+                return Ok(owned);
+            }
+        }
+        self.acquire(Some(lost.lease.subnet)).await
+    }
+
     /// Renews a lease; none if it is not ours any more.
     pub async fn renew(&self, owned: &Owned) -> Result<Option<Owned>, StoreError> {
         let renewed = self.write(&owned.lease, owned.held.mod_revision, owned.reserved).await?;
@@ -122,7 +139,7 @@ impl Keeper {
     }
 
     async fn take_over(&self, record: &Record, lease: Lease) -> Result<Option<Owned>, StoreError> {
-        let lease = Lease { backend_type: self.settings.network.backend.lease_type().to_owned(), ..lease };
+        let lease = Lease { backend: self.settings.backend.clone(), ..lease };
         let owned = self.write(&lease, record.mod_revision, record.lease_id == 0).await?;
         if owned.is_some() && record.lease_id != 0 {
             self.store.forget(record.lease_id).await;
@@ -138,8 +155,8 @@ impl Keeper {
         let chance = |below: usize| rand::random_range(0..below);
         let subnet = allocate::choose(&self.settings.network, &taken(&snapshot.records), previous, chance);
         let subnet = subnet.ok_or(KeeperError::OutOfSubnets)?;
-        let backend_type = self.settings.network.backend.lease_type().to_owned();
-        let lease = Lease { subnet, public_ip: self.settings.public_ip, backend_type };
+        let backend = self.settings.backend.clone();
+        let lease = Lease { subnet, public_ip: self.settings.public_ip, backend };
         let asked = Instant::now();
         let held = self.store.create(&encode_key(subnet), &lease.encode(), self.settings.ttl).await?;
         Ok(held.map(|held| self.owned(lease, held, false, asked)))
@@ -169,6 +186,7 @@ mod tests {
         let settings = Settings {
             network: NetworkConfig::parse(network).unwrap(),
             public_ip: Ipv4Addr::new(192, 0, 2, last),
+            backend: Advert::default(),
             ttl: 10,
             margin: Duration::from_secs(3600),
         };
@@ -240,6 +258,25 @@ mod tests {
         store.set_down(true);
         assert!(keeper.renew(&owned).await.is_err());
         assert_eq!(owned.safe_until(), Some(until), "a failed renewal makes it no longer");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_is_mended_and_a_new_owner_left_alone() {
+        let store = Memory::default();
+        let (mine, other) = (keeper(&store, 1, LARGE), keeper(&store, 2, LARGE));
+        let owned = mine.acquire(None).await.unwrap();
+        let key = encode_key(owned.lease.subnet);
+        store.renew(&key, "{not json", owned.held.mod_revision, 0).await.unwrap().unwrap();
+        assert!(mine.renew(&owned).await.unwrap().is_none());
+        let again = mine.retake(&owned).await.unwrap();
+        assert_eq!(again.lease, owned.lease, "pods keep their subnet");
+        assert_ne!(again.held.lease_id, 0);
+
+        store.pass(11);
+        let taken = other.acquire(Some(owned.lease.subnet)).await.unwrap();
+        let anew = mine.retake(&again).await.unwrap();
+        assert_ne!(anew.lease.subnet, taken.lease.subnet);
+        assert!(other.renew(&taken).await.unwrap().is_some(), "nobody wrote over it");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use ipnetwork::Ipv4Network;
@@ -13,6 +14,8 @@ pub struct Table {
     own: Option<Ipv4Network>,
     /// By prefix length, the longest first: the cost of a lookup depends on how many lengths there are (as a rule one).
     by_length: Vec<(u8, HashMap<u32, SocketAddrV4>)>,
+    /// Until when the own subnet is certainly the own; none: for ever.
+    until: Option<Instant>,
 }
 
 impl Table {
@@ -21,7 +24,7 @@ impl Table {
         own: Option<Ipv4Network>,
         peers: impl IntoIterator<Item = (Ipv4Network, SocketAddrV4)>,
     ) -> Table {
-        let mut table = Table { own, by_length: Vec::new() };
+        let mut table = Table { own, by_length: Vec::new(), until: None };
         for (subnet, next_hop) in peers {
             let network = u32::from(subnet.network());
             match table.by_length.iter_mut().find(|(length, _)| *length == subnet.prefix()) {
@@ -31,6 +34,11 @@ impl Table {
         }
         table.by_length.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
         table
+    }
+
+    /// The same, but only until then.
+    pub fn valid_until(self, until: Option<Instant>) -> Table {
+        Table { until, ..self }
     }
 
     /// The own subnet.
@@ -69,8 +77,14 @@ impl Handle {
         self.0.store(Arc::new(table));
     }
 
-    /// The table as it is now.
-    pub fn load(&self) -> arc_swap::Guard<Arc<Table>> {
+    /// The table as it is at this moment. One that has run out is taken away here, by whoever comes first: a process that was
+    /// paused beyond the end of its lease does not send one packet before control has found out.
+    pub fn at(&self, now: Instant) -> arc_swap::Guard<Arc<Table>> {
+        let table = self.0.load();
+        if table.until.is_none_or(|until| now < until) {
+            return table;
+        }
+        self.0.compare_and_swap(&table, Arc::default());
         self.0.load()
     }
 }
@@ -89,5 +103,19 @@ mod tests {
         }
         assert_eq!(table.len(), 4);
         assert_eq!(Table::default().lookup(Ipv4Addr::LOCALHOST), None);
+    }
+
+    #[test]
+    fn a_table_that_has_run_out_forwards_nothing() {
+        let (now, second) = (Instant::now(), std::time::Duration::from_secs(1));
+        let own = "10.5.1.0/24".parse().ok();
+        let peer = ("10.5.2.0/24".parse().unwrap(), "192.0.2.2:8285".parse().unwrap());
+        let handle = Handle::default();
+        handle.publish(Table::new(own, [peer]).valid_until(Some(now + second)));
+        assert_eq!((handle.at(now).own(), handle.at(now).len()), (own, 1));
+        assert_eq!((handle.at(now + second).own(), handle.at(now + second).len()), (None, 0));
+        assert_eq!(handle.at(now).own(), None, "and it does not come back");
+        handle.publish(Table::new(own, [peer]).valid_until(None));
+        assert_eq!(handle.at(now + second * 1_000_000).own(), own);
     }
 }

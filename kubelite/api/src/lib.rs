@@ -1,7 +1,9 @@
 //! What the Kubernetes API means, without any I/O: schemas, selectors, quantities, patches, errors.
 
+pub mod cron;
 pub mod defaults;
 pub mod fields;
+pub mod indexes;
 pub mod json;
 pub mod labels;
 pub mod merge_keys;

@@ -5,12 +5,18 @@
 //! and what admission decides. Subresources that change what an update may not (`binding`, `ephemeralcontainers`,
 //! `resize`) are the caller's: it validates their result without `old`.
 
+mod budget;
 mod config;
 mod container;
+mod cron_job;
+mod job;
+mod job_policy;
 mod meta;
 mod pod;
 mod report;
 mod service;
+mod stateful_set;
+mod volume;
 mod workload;
 
 use serde_json::Value;
@@ -43,7 +49,12 @@ const KINDS: &[KindRules] = &[
     kind("apps", "ReplicaSet", names::dns1123_subdomain, workload::selecting),
     kind("apps", "Deployment", names::dns1123_subdomain, workload::deployment),
     kind("apps", "DaemonSet", names::dns1123_subdomain, workload::selecting),
-    kind("apps", "StatefulSet", names::dns1123_subdomain, workload::selecting),
+    kind("apps", "StatefulSet", names::dns1123_label, stateful_set::stateful_set),
+    kind("batch", "Job", names::dns1123_subdomain, job::job),
+    kind("batch", "CronJob", names::dns1123_subdomain, cron_job::cron_job),
+    kind("policy", "PodDisruptionBudget", names::dns1123_subdomain, budget::budget),
+    kind("", "PersistentVolume", names::dns1123_subdomain, volume::volume),
+    kind("", "PersistentVolumeClaim", names::dns1123_subdomain, volume::claim),
     kind("", "Service", names::dns1035_label, service::service),
     kind("", "Endpoints", names::dns1123_subdomain, service::endpoints),
     kind("discovery.k8s.io", "EndpointSlice", names::dns1123_subdomain, service::endpoint_slice),

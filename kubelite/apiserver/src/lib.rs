@@ -9,6 +9,7 @@ pub mod client;
 mod compaction;
 pub mod connect;
 mod discovery;
+mod eviction;
 mod health;
 mod http;
 mod openapi;

@@ -1,4 +1,4 @@
-//! A node: containerd, and the kubelet over it.
+//! A node: containerd, the kubelet over it, the service proxy and the DNS server.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use crate::containerd::Containerd;
 use crate::join::{self, NodeCredentials};
 use crate::node::Identity;
 use crate::token::Token;
+use crate::{dns, services};
 
 const KUBELET_PORT: u16 = 10250;
 /// Upstream's default.
@@ -37,8 +38,15 @@ pub async fn run_node(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let runtime = runtime(&args, shutdown.clone()).await?;
-    let config = config(args, identity, credentials, runtime)?;
-    kubelite_kubelet::run(client, config, shutdown).await.context("the kubelet ended")
+    let services = services::run(client.clone(), &identity, args.cluster_domain.clone(), shutdown.clone());
+    let names = match args.cluster_dns {
+        Some(ip) => ip,
+        None => dns::address(&client, &args.data_dir).await?,
+    };
+    let config = config(args, identity.clone(), credentials, runtime, names)?;
+    let kubelet = kubelite_kubelet::run(client, config, shutdown);
+    let kubelet = async { kubelet.await.context("the kubelet ended") };
+    tokio::try_join!(kubelet, services).map(drop)
 }
 
 /// The CRI socket: the one that was named, or that of a containerd of our own.
@@ -77,6 +85,7 @@ fn config(
     identity: Identity,
     credentials: NodeCredentials,
     runtime: PathBuf,
+    cluster_dns: IpAddr,
 ) -> Result<Config> {
     let label = |text: &String| {
         let (key, value) = text.split_once('=')?;
@@ -92,7 +101,7 @@ fn config(
         data_dir: args.data_dir.join("agent/kubelet"),
         log_dir: PathBuf::from("/var/log/pods"),
         runtime_endpoint: runtime,
-        cluster_dns: args.cluster_dns,
+        cluster_dns: Some(cluster_dns),
         cluster_domain: args.cluster_domain,
         listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), KUBELET_PORT),
         serving_certificate: credentials.serving.certificate,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
 
 /// A small complete Kubernetes in one binary.
@@ -40,6 +40,9 @@ pub struct ServerArgs {
     /// The services' network
     #[arg(long, env = "KUBELITE_SERVICE_CIDR", default_value = "10.43.0.0/16")]
     pub service_cidr: IpNetwork,
+    /// How flannel carries packets between nodes; counts where there is no network config in etcd yet
+    #[arg(long, env = "KUBELITE_FLANNEL_BACKEND", value_enum, default_value = "udp")]
+    pub flannel_backend: FlannelBackend,
     /// Use these etcd servers in place of the embedded store
     #[arg(long, env = "KUBELITE_ETCD_ENDPOINTS", value_delimiter = ',')]
     pub etcd_endpoints: Vec<String>,
@@ -61,6 +64,17 @@ pub struct ServerArgs {
     /// Run the control plane alone, without a node
     #[arg(long)]
     pub disable_agent: bool,
+}
+
+/// What `--flannel-backend` chooses from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FlannelBackend {
+    /// Bare packets in UDP, by flanneld
+    Udp,
+    /// The kernel's VXLAN
+    Vxlan,
+    /// Plain routes; all nodes must be on one link
+    HostGw,
 }
 
 /// `kubelite agent`.
@@ -100,7 +114,7 @@ pub struct NodeArgs {
     /// The image of the pods' sandbox
     #[arg(long, default_value = concat!("docker.io/kubelite/pause:", env!("CARGO_PKG_VERSION")))]
     pub pause_image: String,
-    /// The cluster's DNS server, for pods
+    /// The cluster's DNS server, for pods [default: the service kube-system/kube-dns]
     #[arg(long)]
     pub cluster_dns: Option<IpAddr>,
     /// The cluster's DNS domain

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use kubelite_apiserver::storage::StorageHandle;
 use kubelite_apiserver::storage::embedded::Embedded;
 use kubelite_apiserver::storage::etcd::{Etcd, EtcdConfig};
+use kubelite_apiserver::storage::{StorageError, StorageHandle};
 use kubelite_store::grpc::{self, Access, Tls};
 use kubelite_store::{Options, Store};
 use tokio::net::TcpListener;
@@ -93,13 +93,21 @@ impl Backing {
         }
     }
 
-    /// Writes a key unless it is there.
+    /// Writes a key unless it is there; says so if it is, with another value.
     pub async fn put_if_absent(&self, key: &str, value: &str) -> Result<()> {
-        use kubelite_apiserver::storage::StorageError;
-        match self.storage().create(key, value.to_owned().into(), None).await {
-            Err(StorageError::Exists(_)) => Ok(()),
-            other => other.map(drop).with_context(|| format!("cannot write {key}")),
+        let storage = self.storage();
+        match storage.create(key, value.to_owned().into(), None).await {
+            Err(StorageError::Exists(_)) => {}
+            other => return other.map(drop).with_context(|| format!("cannot write {key}")),
         }
+        let (there, _) = storage.get(key).await.with_context(|| format!("cannot read {key}"))?;
+        if let Some(there) = there.filter(|there| there.value != value.as_bytes()) {
+            let there = String::from_utf8_lossy(&there.value);
+            tracing::warn!(
+                "{key} is {there} and stays so; `etcdctl put {key} '{value}'` makes it what the flags say"
+            );
+        }
+        Ok(())
     }
 
     /// How flannel reaches it. A real etcd gives flannel the same certificate as the API server: its rights are its own matter.

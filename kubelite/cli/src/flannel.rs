@@ -5,22 +5,30 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ipnetwork::IpNetwork;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Client;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, ObjectMeta};
 use serde_json::json;
+
+use crate::args::FlannelBackend;
+use crate::publish::put;
 
 /// Where flannel's daemon looks for the network's configuration.
 pub const CONFIG_KEY: &str = "/coreos.com/network/config";
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "flannel-etcd";
 
-/// The configuration that is written where there is none: the pods' network, carried in UDP.
-pub fn network_config(cluster_cidr: IpNetwork) -> String {
-    json!({"Network": cluster_cidr.to_string(), "Backend": {"Type": "udp"}}).to_string()
+/// The configuration that is written where there is none: the pods' network, and how its packets are carried.
+pub fn network_config(cluster_cidr: IpNetwork, backend: FlannelBackend) -> String {
+    let kind = match backend {
+        FlannelBackend::Udp => "udp",
+        FlannelBackend::Vxlan => "vxlan",
+        FlannelBackend::HostGw => "host-gw",
+    };
+    json!({"Network": cluster_cidr.to_string(), "Backend": {"Type": kind}}).to_string()
 }
 
 /// How to reach etcd as flannel.
@@ -41,27 +49,12 @@ pub async fn publish(client: &Client, access: Access) -> Result<()> {
     let metadata = || ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
     let endpoints = BTreeMap::from([("endpoints".to_owned(), access.endpoints)]);
     let config = ConfigMap { metadata: metadata(), data: Some(endpoints), ..ConfigMap::default() };
-    put(&Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE), config).await?;
+    put(&Api::namespaced(client.clone(), NAMESPACE), &config).await?;
 
     let files = [("ca.crt", access.ca), ("tls.crt", access.certificate), ("tls.key", access.key)];
     let data = files.into_iter().map(|(name, pem)| (name.to_owned(), ByteString(pem.into_bytes()))).collect();
     let secret = Secret { metadata: metadata(), data: Some(data), ..Secret::default() };
-    put(&Api::<Secret>::namespaced(client.clone(), NAMESPACE), secret).await
-}
-
-/// Creates the object, or brings the one that is there to the same state.
-async fn put<K>(api: &Api<K>, object: K) -> Result<()>
-where
-    K: Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
-{
-    match api.create(&PostParams::default(), &object).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            api.patch(NAME, &PatchParams::default(), &Patch::Merge(&object)).await
-        }
-        other => other,
-    }
-    .with_context(|| format!("cannot publish {NAMESPACE}/{NAME}"))?;
-    Ok(())
+    put(&Api::namespaced(client.clone(), NAMESPACE), &secret).await
 }
 
 #[cfg(test)]
@@ -70,7 +63,7 @@ mod tests {
 
     #[test]
     fn flannel_can_read_the_configuration() {
-        let config = network_config("10.42.0.0/16".parse().unwrap());
+        let config = network_config("10.42.0.0/16".parse().unwrap(), FlannelBackend::Udp);
         assert_eq!(config, r#"{"Backend":{"Type":"udp"},"Network":"10.42.0.0/16"}"#);
     }
 }

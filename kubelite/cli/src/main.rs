@@ -4,13 +4,16 @@ mod agent;
 mod args;
 mod backing;
 mod containerd;
+mod dns;
 mod files;
 mod flannel;
 mod join;
 mod node;
 mod node_keys;
 mod pki;
+mod publish;
 mod server;
+mod services;
 mod token;
 
 use std::io::IsTerminal;

@@ -30,7 +30,7 @@ use crate::node::Identity;
 use crate::node_keys::NodeKeys;
 use crate::pki::{self, Pki};
 use crate::token::Token;
-use crate::{agent, files, flannel, join};
+use crate::{agent, dns, files, flannel, join};
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
@@ -50,7 +50,8 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
 
     let mut parts = JoinSet::new();
     let backing = Backing::open(&args, &pki, identity.ip, &mut parts, shutdown.clone()).await?;
-    backing.put_if_absent(flannel::CONFIG_KEY, &flannel::network_config(args.cluster_cidr)).await?;
+    let network = flannel::network_config(args.cluster_cidr, args.flannel_backend);
+    backing.put_if_absent(flannel::CONFIG_KEY, &network).await?;
     let config = kubelite_apiserver::Config {
         service_network: services,
         node_ports: NODE_PORTS,
@@ -63,6 +64,12 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
     parts.spawn(done(serve::serve(listener, tls, router, shutdown.clone())));
     flannel::publish(&api.client(component("system:apiserver", &["system:masters"])), backing.flannel(&pki))
         .await?;
+    let names = dns::publish(
+        api.client(component("system:apiserver", &["system:masters"])),
+        services.0,
+        shutdown.clone(),
+    );
+    parts.spawn(names);
     control(&api, &pki, &mut parts, &shutdown);
     let url = format!("https://{}:{}", identity.ip, args.https_listen_port);
     files::write_secret(&args.write_kubeconfig, &pki::kubeconfig(&url, pki.ca_pem(), &pki.admin))?;

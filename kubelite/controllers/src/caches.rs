@@ -1,11 +1,14 @@
 //! The caches of all kinds that more than one controller looks at. One watch per kind.
 
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ObjectMeta;
 use kube::discovery::ApiResource;
 use kube::runtime::watcher;
@@ -82,7 +85,13 @@ caches! {
     replication_controllers: ReplicationController,
     deployments: Deployment,
     daemon_sets: DaemonSet,
+    stateful_sets: StatefulSet,
     controller_revisions: ControllerRevision,
+    jobs: Job,
+    cron_jobs: CronJob,
+    pod_disruption_budgets: PodDisruptionBudget,
+    persistent_volumes: PersistentVolume,
+    persistent_volume_claims: PersistentVolumeClaim,
     nodes: Node,
     /// The heartbeats of the nodes.
     leases: Lease where "metadata.namespace=kube-node-lease",

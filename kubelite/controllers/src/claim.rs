@@ -34,6 +34,11 @@ pub(crate) fn selector(labels: &LabelSelector) -> Option<Selector> {
     Selector::try_from(labels.clone()).ok().filter(|selector| !selector.selects_all())
 }
 
+/// A selector that may be invalid, and means all objects if it is empty.
+pub(crate) fn selector_or_all(labels: &LabelSelector) -> Option<Selector> {
+    Selector::try_from(labels.clone()).ok()
+}
+
 /// What to do with one object that an owner might control.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
@@ -69,21 +74,42 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
+    claim_all_with(ctx, owner, sel, cache, None).await
+}
+
+/// The same; what is adopted gets this finalizer, and what is released loses it.
+pub(crate) async fn claim_all_with<O, K>(
+    ctx: &Context,
+    owner: &O,
+    sel: &Selector,
+    cache: &Informer<K>,
+    finalizer: Option<&str>,
+) -> kube::Result<Vec<Arc<K>>>
+where
+    O: Resource<DynamicType = ()>,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
     let namespace = owner.namespace().unwrap_or_default();
     let mut mine = Vec::new();
     for object in cache.list(&namespace) {
-        let owners = match claim(owner, sel, &*object) {
+        let (owners, adopted) = match claim(owner, sel, &*object) {
             Claim::NotMine => continue,
             Claim::Mine => {
                 mine.push(object);
                 continue;
             }
-            Claim::Adopt => with_owner(&*object, controller_ref(owner)),
-            Claim::Release => without_owner(&*object, &owner.uid().unwrap_or_default()),
+            Claim::Adopt => (with_owner(&*object, controller_ref(owner)), true),
+            Claim::Release => (without_owner(&*object, &owner.uid().unwrap_or_default()), false),
         };
         // The UID makes the patch fail on a successor, the resourceVersion on an object that someone else changed.
-        let patch = serde_json::json!({ "metadata": {
+        let mut patch = serde_json::json!({ "metadata": {
             "uid": object.uid(), "resourceVersion": object.resource_version(), "ownerReferences": owners } });
+        if let Some(finalizer) = finalizer {
+            let others = object.finalizers().iter().map(String::as_str).filter(|other| *other != finalizer);
+            let finalizers: Vec<&str> = others.chain(Some(finalizer).filter(|_| adopted)).collect();
+            patch["metadata"]["finalizers"] = serde_json::json!(finalizers);
+        }
         let api = ctx.api::<K>(&namespace);
         match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(written) => {

@@ -2,7 +2,7 @@
 
 use crate::caches::Caches;
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{DeleteParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use kubelite_informer::{Informer, Recorder};
 use serde::Serialize;
@@ -43,8 +43,22 @@ impl Context {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Serialize + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
+        self.delete_with(cache, object, DeleteParams::background()).await
+    }
+
+    /// The same with these parameters.
+    pub(crate) async fn delete_with<K>(
+        &self,
+        cache: &Informer<K>,
+        object: &K,
+        params: DeleteParams,
+    ) -> kube::Result<()>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Serialize + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
         let uid = Preconditions { uid: object.uid(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(uid), ..DeleteParams::background() };
+        let params = DeleteParams { preconditions: Some(uid), ..params };
         let api = self.api::<K>(&object.namespace().unwrap_or_default());
         match api.delete(&object.name_any(), &params).await {
             Ok(either) => {
@@ -59,6 +73,28 @@ impl Context {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Takes one finalizer away and tells the cache, also when the object went with it. One that is gone already is a success.
+pub(crate) async fn remove_finalizer<K>(
+    api: &Api<K>,
+    cache: &Informer<K>,
+    object: &K,
+    finalizer: &str,
+) -> kube::Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let rest: Vec<&String> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
+    let patch = serde_json::json!({"metadata": {
+        "uid": object.uid(), "resourceVersion": object.resource_version(), "finalizers": rest }});
+    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(last) if last.meta().deletion_timestamp.is_some() && finished(&last) => cache.removed(object),
+        Ok(written) => cache.written(written),
+        Err(error) if is_status(&error, 404) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 /// A deletion without grace and without finalizers is complete when it is answered.

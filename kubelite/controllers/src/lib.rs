@@ -7,16 +7,23 @@
 mod caches;
 mod claim;
 mod context;
+mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod garbage;
 mod hash;
+mod history;
+mod job;
 mod namespace;
 mod node_lifecycle;
 mod per_namespace;
 mod pods;
+mod protection;
 mod replicaset;
 mod run;
+mod slow_start;
+mod statefulset;
 
 pub use run::{Config, run};

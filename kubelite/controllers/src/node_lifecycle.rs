@@ -2,12 +2,12 @@
 //! they tolerate. Pods of nodes that no longer exist go at once.
 
 use crate::caches::Caches;
-use crate::context::{Context, WORKERS};
+use crate::context::{Context, WORKERS, is_status};
 use crate::pods;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use kubelite_api::scheduling::tolerating;
 use kubelite_informer::{EventType, Key, Queue, Recorder};
@@ -53,7 +53,7 @@ async fn reconcile(
     let pods: Vec<Arc<Pod>> = ctx.caches.pods.all().into_iter().filter(here).collect();
     let Some(node) = ctx.caches.nodes.get(&Key::new("", &name)) else {
         for pod in pods {
-            evict(&ctx, &pod, Some(0)).await?;
+            evict(&ctx, &pod, &NODE_GONE).await?;
         }
         return Ok(None);
     };
@@ -82,7 +82,7 @@ async fn reconcile(
                     "TaintManagerEviction",
                     format!("Marking for deletion Pod {}", Key::of(&**pod)),
                 );
-                evict(&ctx, pod, None).await?;
+                evict(&ctx, pod, &TAINTED).await?;
             }
             Some(at) => again = Some(again.map_or(until(at, now), |again| again.min(until(at, now)))),
             None => {}
@@ -96,17 +96,41 @@ fn until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now)).unwrap_or_default() + Duration::from_secs(1)
 }
 
-async fn evict(ctx: &Context, pod: &Pod, grace: Option<u32>) -> kube::Result<()> {
-    if grace == Some(0) {
-        let params = DeleteParams { grace_period_seconds: grace, ..DeleteParams::background() };
-        let api = ctx.api::<Pod>(&pod.namespace().unwrap_or_default());
-        match api.delete(&pod.name_any(), &params).await {
-            Err(error) if !crate::context::is_status(&error, 404) => return Err(error),
-            _ => ctx.caches.pods.removed(pod),
-        }
-        return Ok(());
+/// Why a pod leaves its node, as its condition says it (KEP-3329).
+struct Reason {
+    reason: &'static str,
+    message: &'static str,
+    /// Nobody is left who could end it.
+    lost: bool,
+}
+
+const NODE_GONE: Reason =
+    Reason { reason: "DeletionByPodGC", message: "PodGC: node no longer exists", lost: true };
+const TAINTED: Reason = Reason {
+    reason: "DeletionByTaintManager",
+    message: "Taint manager: deleting due to NoExecute taint",
+    lost: false,
+};
+
+async fn evict(ctx: &Context, pod: &Pod, why: &Reason) -> kube::Result<()> {
+    let now = Time(Timestamp::now());
+    let condition = serde_json::json!({"type": "DisruptionTarget", "status": "True", "reason": why.reason,
+        "message": why.message, "lastTransitionTime": now});
+    let mut patch =
+        serde_json::json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
+    if why.lost && !pods::is_finished(pod) {
+        // Who waits for its end, as a job may, waits no longer.
+        patch["status"]["phase"] = "Failed".into();
     }
-    ctx.delete(&ctx.caches.pods, pod).await
+    let api = ctx.api::<Pod>(&pod.namespace().unwrap_or_default());
+    match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
+        Ok(written) => ctx.caches.pods.written(written),
+        Err(error) if is_status(&error, 404) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    let grace = why.lost.then_some(0);
+    let params = DeleteParams { grace_period_seconds: grace, ..DeleteParams::background() };
+    ctx.delete_with(&ctx.caches.pods, pod, params).await
 }
 
 /// When the node was last heard of: its lease, or its Ready condition, or its creation.

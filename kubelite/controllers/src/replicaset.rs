@@ -6,6 +6,7 @@ mod plan;
 use crate::claim::{claim_all, controller_of, controller_ref};
 use crate::context::{Context, WORKERS, message};
 use crate::pods;
+use crate::slow_start::slow_start;
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -104,36 +105,22 @@ impl<K: ReplicaOwner> Controller<K> {
         }
     }
 
-    /// In batches of 1, 2, 4, …: a template that is refused (quota, admission) costs one request and not hundreds.
-    async fn create(&self, owner: &K, mut missing: usize) -> Option<(Failure, kube::Error)> {
+    async fn create(&self, owner: &K, missing: usize) -> Option<(Failure, kube::Error)> {
         let namespace = owner.namespace().unwrap_or_default();
         let template = owner.template()?;
         let pod = pods::from_template(template, controller_ref(owner), &namespace);
-        let api = self.ctx.api::<Pod>(&namespace);
-        let mut batch = 1;
-        while missing > 0 {
-            let params = PostParams::default();
-            let outcomes = join_all((0..batch.min(missing)).map(|_| api.create(&params, &pod))).await;
-            missing -= outcomes.len();
-            batch *= 2;
-            let mut failed = None;
-            for outcome in outcomes {
-                match outcome {
-                    Ok(created) => {
-                        let text = format!("Created pod: {}", created.name_any());
-                        self.recorder.record(owner, EventType::Normal, "SuccessfulCreate", text);
-                        self.ctx.caches.pods.written(created);
-                    }
-                    Err(error) => failed = Some(error),
-                }
-            }
-            if let Some(error) = failed {
-                let text = format!("Error creating: {}", message(&error));
-                self.recorder.record(owner, EventType::Warning, "FailedCreate", text);
-                return Some((Failure { reason: "FailedCreate", message: message(&error) }, error));
-            }
-        }
-        None
+        let (api, params) = (self.ctx.api::<Pod>(&namespace), PostParams::default());
+        let outcome = slow_start(0..missing, |_| async {
+            let created = api.create(&params, &pod).await?;
+            let text = format!("Created pod: {}", created.name_any());
+            self.recorder.record(owner, EventType::Normal, "SuccessfulCreate", text);
+            self.ctx.caches.pods.written(created);
+            Ok(())
+        });
+        let error = outcome.await.err()?;
+        let text = format!("Error creating: {}", message(&error));
+        self.recorder.record(owner, EventType::Warning, "FailedCreate", text);
+        Some((Failure { reason: "FailedCreate", message: message(&error) }, error))
     }
 
     async fn delete(&self, owner: &K, victims: Vec<Arc<Pod>>) -> Option<(Failure, kube::Error)> {

@@ -3,7 +3,8 @@
 use crate::caches::Caches;
 use crate::context::Context;
 use crate::{
-    daemonset, deployment, endpoints, garbage, namespace, node_lifecycle, per_namespace, replicaset,
+    cronjob, daemonset, deployment, disruption, endpoints, garbage, job, namespace, node_lifecycle,
+    per_namespace, protection, replicaset, statefulset,
 };
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
@@ -41,12 +42,18 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
     ));
     tasks.spawn(deployment::run(ctx.clone()));
     tasks.spawn(daemonset::run(ctx.clone()));
+    tasks.spawn(statefulset::run(ctx.clone()));
+    tasks.spawn(job::run(ctx.clone()));
+    tasks.spawn(cronjob::run(ctx.clone()));
     tasks.spawn(namespace::run(ctx.clone()));
     tasks.spawn(garbage::run(ctx.clone()));
     tasks.spawn(endpoints::run(ctx.clone()));
     tasks.spawn(node_lifecycle::run(ctx.clone(), config.node_monitor_grace));
     tasks.spawn(per_namespace::service_accounts(ctx.clone()));
     tasks.spawn(per_namespace::root_cas(ctx.clone(), config.cluster_ca_pem));
+    tasks.spawn(disruption::run(ctx.clone()));
+    tasks.spawn(protection::claims(ctx.clone()));
+    tasks.spawn(protection::volumes(ctx.clone()));
     ctx.caches.start(&ctx.client, &shutdown);
     tasks.join_all().await;
     Ok(())

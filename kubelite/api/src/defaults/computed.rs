@@ -156,7 +156,8 @@ fn rolling_update(strategy: &mut Fields) {
     }
 }
 
-/// One completion after the other, unless a work queue was asked for.
+/// One completion after the other, unless a work queue was asked for. These are defaults of a Job and not of its spec:
+/// the template in a CronJob stays as it was written.
 fn job(job: &mut Fields) {
     let labels = job.get("spec").and_then(|s| s.pointer("/template/metadata/labels")).cloned();
     if let (Some(labels), Some(Value::Object(metadata))) = (labels, job.get_mut("metadata")) {
@@ -167,6 +168,21 @@ fn job(job: &mut Fields) {
         spec.insert("completions".into(), 1.into());
     }
     set_default(spec, "parallelism", 1);
+    set_default(spec, "completionMode", "NonIndexed");
+    set_default(spec, "suspend", false);
+    // With a limit per index, that is the one that counts.
+    let per_index = !super::is_absent(spec, "backoffLimitPerIndex");
+    set_default(spec, "backoffLimit", if per_index { i32::MAX } else { 6 });
+    // Only a pod that has failed completely has all that its policy is judged by.
+    let judged = !super::is_absent(spec, "podFailurePolicy");
+    set_default(spec, "podReplacementPolicy", if judged { "Failed" } else { "TerminatingOrFailed" });
+    let rules = spec.get_mut("podFailurePolicy").and_then(|policy| policy.get_mut("rules"));
+    for rule in rules.and_then(Value::as_array_mut).into_iter().flatten() {
+        let patterns = rule.get_mut("onPodConditions").and_then(Value::as_array_mut);
+        for pattern in patterns.into_iter().flatten().filter_map(Value::as_object_mut) {
+            set_default(pattern, "status", "True");
+        }
+    }
 }
 
 fn policy_types(spec: &mut Fields) {

@@ -51,3 +51,36 @@ fn workloads_and_services() {
     schema::for_kind("", "v1", "ReplicationController").unwrap().apply_defaults(&mut rc);
     assert_eq!(rc["spec"]["selector"], json!({"a": "b"}));
 }
+
+#[test]
+fn a_job_has_defaults_that_its_template_in_a_cron_job_has_not() {
+    let applied = |kind: &str, mut object: Value| {
+        schema::for_kind("batch", "v1", kind).unwrap().apply_defaults(&mut object);
+        object
+    };
+    let job = applied("Job", json!({"metadata": {}, "spec": {"template": {}}}));
+    for (field, value) in [
+        ("backoffLimit", json!(6)),
+        ("completions", json!(1)),
+        ("parallelism", json!(1)),
+        ("completionMode", json!("NonIndexed")),
+        ("podReplacementPolicy", json!("TerminatingOrFailed")),
+        ("suspend", json!(false)),
+    ] {
+        assert_eq!(job["spec"][field], value, "{field}");
+    }
+    let policy = json!({"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]});
+    let job = applied(
+        "Job",
+        json!({"metadata": {}, "spec": {"template": {}, "backoffLimitPerIndex": 1, "podFailurePolicy": policy}}),
+    );
+    assert_eq!(job["spec"]["backoffLimit"], i32::MAX);
+    assert_eq!(job["spec"]["podReplacementPolicy"], "Failed");
+    assert_eq!(job["spec"]["podFailurePolicy"]["rules"][0]["onPodConditions"][0]["status"], "True");
+    let cron = applied(
+        "CronJob",
+        json!({"spec": {"schedule": "@daily", "jobTemplate": {"spec": {"template": {}}}}}),
+    );
+    assert_eq!(cron["spec"]["jobTemplate"]["spec"].get("backoffLimit"), None);
+    assert_eq!(cron["spec"]["failedJobsHistoryLimit"], 1);
+}

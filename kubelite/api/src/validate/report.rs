@@ -7,6 +7,8 @@ use crate::status::FieldError;
 /// How many errors one object may collect; more tell a user nothing new.
 const MAX_ERRORS: usize = 64;
 
+const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+
 /// The errors so far.
 #[derive(Default)]
 pub(super) struct Report(Vec<FieldError>);
@@ -58,6 +60,11 @@ impl Report {
         self.push("FieldValueTooLong", field, format!("Too long: may not be more than {max} bytes"));
     }
 
+    /// `Too many: found: must have at most n items`
+    pub(super) fn too_many(&mut self, field: impl Into<String>, found: usize, max: usize) {
+        self.push("FieldValueTooMany", field, format!("Too many: {found}: must have at most {max} items"));
+    }
+
     /// `Not found: "x"`
     pub(super) fn not_found(&mut self, field: impl Into<String>, value: &str) {
         self.push("FieldValueNotFound", field, format!("Not found: {value:?}"));
@@ -67,6 +74,19 @@ impl Report {
     pub(super) fn not_negative(&mut self, field: impl Into<String>, value: Option<&Value>) {
         if let Some(number) = value.filter(|v| v.as_i64().is_some_and(|n| n < 0)) {
             self.invalid(field, number, "must be greater than or equal to 0");
+        }
+    }
+
+    /// That a number or a percentage, if it is there, is one: not negative, and not more than all.
+    pub(super) fn share(&mut self, field: &str, value: Option<&Value>) {
+        self.not_negative(field, value);
+        let Some(value @ Value::String(text)) = value else { return };
+        let digits =
+            text.strip_suffix('%').filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()));
+        match digits.map(str::parse::<u32>) {
+            None => self.invalid(field, value, PERCENT),
+            Some(Ok(0..=100)) => {}
+            Some(_) => self.invalid(field, value, "must not be greater than 100%"),
         }
     }
 
@@ -87,6 +107,11 @@ impl Report {
 /// A text at a JSON pointer; empty if it isn't there.
 pub(super) fn text<'a>(value: &'a Value, path: &str) -> &'a str {
     value.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A number at a JSON pointer.
+pub(super) fn int(value: &Value, path: &str) -> Option<i64> {
+    value.pointer(path).and_then(Value::as_i64)
 }
 
 /// A list at a JSON pointer; empty if it isn't there.

@@ -3,6 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::schema;
 
+mod batch;
+
 fn defaulted(group: &str, kind: &str, mut object: Value) -> Value {
     schema::for_kind(group, "v1", kind).unwrap().apply_defaults(&mut object);
     object

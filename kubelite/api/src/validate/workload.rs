@@ -8,14 +8,14 @@ use super::report::{Report, entries, text};
 use super::{meta, pod};
 use crate::labels::LabelSelector;
 
-const MISMATCH: &str = "`selector` does not match template `labels`";
+pub(super) const MISMATCH: &str = "`selector` does not match template `labels`";
 
-fn labels_of(object: &Value, pointer: &str) -> BTreeMap<String, String> {
+pub(super) fn labels_of(object: &Value, pointer: &str) -> BTreeMap<String, String> {
     entries(object, pointer).map(|(k, v)| (k.to_owned(), v.as_str().unwrap_or_default().to_owned())).collect()
 }
 
 /// A template at `pointer` (its path is `path`), whose pods must always restart.
-fn template(report: &mut Report, template: &Value, path: &str, always: bool) {
+pub(super) fn template(report: &mut Report, template: &Value, path: &str, always: bool) {
     let at = format!("{path}.metadata.labels");
     meta::labels(report, template, "/metadata/labels", &at);
     meta::annotations(report, template, "/metadata/annotations", &format!("{path}.metadata.annotations"));
@@ -31,8 +31,17 @@ pub(super) fn pod_template(report: &mut Report, new: &Value, _: Option<&Value>) 
     template(report, new.get("template").unwrap_or(&Value::Null), "template", false);
 }
 
-/// ReplicaSet, DaemonSet, StatefulSet, and the base of Deployment.
+/// ReplicaSet, DaemonSet, and the base of Deployment and StatefulSet.
 pub(super) fn selecting(report: &mut Report, new: &Value, old: Option<&Value>) {
+    selector(report, new);
+    template(report, new.pointer("/spec/template").unwrap_or(&Value::Null), "spec.template", true);
+    if let Some(old) = old {
+        report.immutable("spec.selector", new.pointer("/spec/selector"), old.pointer("/spec/selector"));
+    }
+}
+
+/// The numbers that all have, and a selector that selects what the template makes.
+pub(super) fn selector(report: &mut Report, new: &Value) {
     report.not_negative("spec.replicas", new.pointer("/spec/replicas"));
     report.not_negative("spec.minReadySeconds", new.pointer("/spec/minReadySeconds"));
     report.not_negative("spec.revisionHistoryLimit", new.pointer("/spec/revisionHistoryLimit"));
@@ -55,10 +64,6 @@ pub(super) fn selecting(report: &mut Report, new: &Value, old: Option<&Value>) {
             }
             Ok(_) => {}
         },
-    }
-    template(report, new.pointer("/spec/template").unwrap_or(&Value::Null), "spec.template", true);
-    if let Some(old) = old {
-        report.immutable("spec.selector", new.pointer("/spec/selector"), old.pointer("/spec/selector"));
     }
 }
 

@@ -11,6 +11,9 @@ use crate::admission::Operation;
 use crate::resources::Resource;
 use crate::storage::StorageError;
 
+/// The finalizers by which the garbage collector is told what to do.
+const PROPAGATION: [&str; 2] = ["foregroundDeletion", "orphan"];
+
 /// `DeleteOptions`, as a body or in the query.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -60,7 +63,8 @@ impl Registry {
             check_preconditions(resource, name, &options.preconditions, &current.object)?;
             self.admit(context, Operation::Delete, &mut Value::Null, Some(&current.object)).await?;
             let grace = resource.strategy.grace(&current.object, options.grace_period_seconds);
-            let marked = mark(&current.object, grace, options, Timestamp::now());
+            let propagation = propagation(options, &current.object, resource.strategy.orphans_by_default());
+            let marked = mark(&current.object, grace, propagation, Timestamp::now());
             let waits = grace > 0
                 || !object::finalizers(&marked).is_empty()
                 || resource.strategy.blocks_deletion(&marked);
@@ -142,9 +146,22 @@ fn check_preconditions(
     Ok(())
 }
 
+/// What is to become of the dependents: none if nobody said so and what is decided already holds. An object whose deletion
+/// has begun keeps its finalizer; else the kind's own custom counts.
+fn propagation<'a>(options: &'a DeleteOptions, object: &Value, orphans: bool) -> Option<&'a str> {
+    let decided = object::finalizers(object).iter().any(|f| PROPAGATION.contains(f));
+    match options.orphan_dependents {
+        Some(true) => Some("Orphan"),
+        Some(false) => Some("Background"),
+        None if options.propagation_policy.is_some() => options.propagation_policy.as_deref(),
+        None if orphans && !decided => Some("Orphan"),
+        None => None,
+    }
+}
+
 /// The object with what its deletion writes into it: time, grace, finalizers of the propagation. A shorter grace replaces a
 /// longer one; a longer one changes nothing.
-fn mark(object: &Value, grace: i64, options: &DeleteOptions, now: Timestamp) -> Value {
+fn mark(object: &Value, grace: i64, propagation: Option<&str>, now: Timestamp) -> Value {
     let mut marked = object.clone();
     let known = marked.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
     let begun = object::deletion_timestamp(&marked).is_some();
@@ -160,22 +177,46 @@ fn mark(object: &Value, grace: i64, options: &DeleteOptions, now: Timestamp) -> 
     if marked["kind"] == "Namespace" {
         marked["status"]["phase"] = json!("Terminating");
     }
-    let orphan = options.orphan_dependents == Some(true);
-    let wanted = match options.propagation_policy.as_deref() {
+    let wanted = match propagation {
         Some("Foreground") => Some("foregroundDeletion"),
         Some("Orphan") => Some("orphan"),
-        None if orphan => Some("orphan"),
         _ => None,
     };
     let known: Vec<String> = object::finalizers(&marked).into_iter().map(str::to_owned).collect();
     let mut finalizers: Vec<&str> = known.iter().map(String::as_str).collect();
     // The last word on the propagation holds, as long as the collector has not acted on the first.
-    if options.propagation_policy.is_some() || orphan {
-        finalizers.retain(|f| !matches!(*f, "foregroundDeletion" | "orphan"));
+    if propagation.is_some() {
+        finalizers.retain(|f| !PROPAGATION.contains(f));
     }
     finalizers.extend(wanted);
     if finalizers.len() != known.len() || finalizers.iter().zip(&known).any(|(a, b)| a != b) {
         object::set_finalizers(&mut marked, &finalizers);
     }
     marked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clients_word_counts_before_the_kinds_custom() {
+        let said = |policy: Option<&str>, orphan: Option<bool>| DeleteOptions {
+            propagation_policy: policy.map(str::to_owned),
+            orphan_dependents: orphan,
+            ..DeleteOptions::default()
+        };
+        let (plain, begun) = (json!({}), json!({"metadata": {"finalizers": ["foregroundDeletion"]}}));
+        for (options, object, orphans, expected) in [
+            (said(None, None), &plain, false, None),
+            (said(None, None), &plain, true, Some("Orphan")),
+            (said(None, None), &begun, true, None),
+            (said(Some("Background"), None), &plain, true, Some("Background")),
+            (said(Some("Foreground"), None), &plain, true, Some("Foreground")),
+            (said(None, Some(false)), &plain, true, Some("Background")),
+            (said(None, Some(true)), &plain, false, Some("Orphan")),
+        ] {
+            assert_eq!(propagation(&options, object, orphans), expected, "{options:?} {object}");
+        }
+    }
 }

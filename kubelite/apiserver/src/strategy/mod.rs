@@ -4,16 +4,20 @@
 //! `kubelite_api::validate` is done by the registry for every kind.
 
 mod event;
+mod job;
 mod pod;
 mod service;
+mod volume;
 
 use kubelite_api::object;
 use kubelite_api::status::ApiError;
 use serde_json::{Value, json};
 
 pub use event::{EVENT_FIELDS, Event, from_stored, to_stored};
+pub use job::Job;
 pub use pod::{Pod, bind};
 pub use service::{Allocator, Claims, Service};
+pub use volume::Volume;
 
 /// What part of an object a write is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,11 @@ pub trait Strategy: Send + Sync {
     /// Seconds after which an object goes by itself.
     fn time_to_live(&self) -> Option<i64> {
         None
+    }
+
+    /// Whether a deletion that says nothing of dependents leaves them as orphans: kinds that are older than the collector.
+    fn orphans_by_default(&self) -> bool {
+        false
     }
 
     /// Finalizers that each new object of the kind has in its spec, as namespaces do.
@@ -139,6 +148,19 @@ impl Strategy for WithStatus {
             object::set_generation(object, 1);
         }
         Ok(())
+    }
+}
+
+/// Replication controllers are older than the garbage collector: their pods outlive them unless the client says otherwise.
+pub struct ReplicationController;
+
+impl Strategy for ReplicationController {
+    fn prepare_create(&self, claims: &Claims<'_>, object: &mut Value) -> Result<(), ApiError> {
+        WithStatus.prepare_create(claims, object)
+    }
+
+    fn orphans_by_default(&self) -> bool {
+        true
     }
 }
 

@@ -1,16 +1,16 @@
 //! DaemonSets: one pod on each node that it may run on.
 
-mod history;
 mod plan;
 
 use crate::claim::{claim_all, controller_of, selector};
-use crate::context::{Context, WORKERS, is_status, message};
+use crate::context::{Context, WORKERS, message};
+use crate::history::{self, Revised};
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::PostParams;
 use kube::core::SelectorExt;
 use kubelite_informer::{EventType, Key, Queue, Recorder};
 use plan::Observed;
@@ -80,17 +80,23 @@ impl Controller {
             return Ok(None);
         }
         let revisions = claim_all(&self.ctx, &*set, &sel, &self.ctx.caches.controller_revisions).await?;
-        let Some(current) = self.current_revision(&set, &revisions).await? else {
+        let Some(current) =
+            history::current(&self.ctx, &self.ctx.caches.daemon_sets, &*set, &revisions).await?
+        else {
             return Ok(Some(Duration::ZERO));
         };
         let pods = claim_all(&self.ctx, &*set, &sel, &self.ctx.caches.pods).await?;
         let nodes = self.ctx.caches.nodes.all();
-        let hash = history::hash_of(&current);
+        let hash = history::hash_of::<DaemonSet>(&current);
         let now = Timestamp::now();
         let plan = plan::plan(&Observed { set: &set, nodes: &nodes, pods: &pods, hash: &hash, now });
         let deleted = join_all(plan.delete.iter().map(|pod| self.delete(&set, pod))).await;
         let created = join_all(plan.create.iter().map(|node| self.create(&set, node, &hash))).await;
-        for expired in history::expired(&set, &revisions, &current, &pods) {
+        let live = |revision: &ControllerRevision| {
+            let of = history::hash_of::<DaemonSet>(revision);
+            of == hash || pods.iter().any(|pod| pod.labels().get(DaemonSet::HASH_LABEL) == Some(&of))
+        };
+        for expired in history::expired(&*set, &revisions, live) {
             self.ctx.delete(&self.ctx.caches.controller_revisions, &*expired).await?;
         }
         if set.status.as_ref() != Some(&plan.status) {
@@ -101,45 +107,6 @@ impl Controller {
         }
         deleted.into_iter().chain(created).collect::<kube::Result<()>>()?;
         Ok(plan.look_again)
-    }
-
-    /// The revision of the current template, made or renumbered if necessary; none if its name is taken and the hash
-    /// has to be another one.
-    async fn current_revision(
-        &self,
-        set: &DaemonSet,
-        revisions: &[Arc<ControllerRevision>],
-    ) -> kube::Result<Option<Arc<ControllerRevision>>> {
-        let (cache, api) =
-            (&self.ctx.caches.controller_revisions, self.ctx.api(&set.namespace().unwrap_or_default()));
-        let last = revisions.iter().filter_map(|revision| revision.revision).max().unwrap_or(0);
-        let data = history::data(set);
-        let written: ControllerRevision = match revisions.iter().find(|revision| revision.data.0 == data) {
-            Some(found) if found.revision == Some(last) => return Ok(Some(found.clone())),
-            Some(found) => {
-                let patch = serde_json::json!({ "revision": last + 1 });
-                api.patch(&found.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?
-            }
-            None => match api.create(&PostParams::default(), &history::revision(set, data, last + 1)).await {
-                Err(error) if is_status(&error, 409) => {
-                    self.count_collision(set).await?;
-                    return Ok(None);
-                }
-                created => created?,
-            },
-        };
-        cache.written(written.clone());
-        Ok(Some(Arc::new(written)))
-    }
-
-    async fn count_collision(&self, set: &DaemonSet) -> kube::Result<()> {
-        let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0) + 1;
-        let patch = serde_json::json!({ "status": { "collisionCount": collisions } });
-        let api = self.ctx.api::<DaemonSet>(&set.namespace().unwrap_or_default());
-        let written =
-            api.patch_status(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
-        self.ctx.caches.daemon_sets.written(written);
-        Ok(())
     }
 
     async fn create(&self, set: &DaemonSet, node: &str, hash: &str) -> kube::Result<()> {

@@ -1,8 +1,8 @@
 //! Which node gets a pod, which pods go, and what to report. No I/O.
 
-use super::history::HASH_LABEL;
 use crate::claim::controller_ref;
 use crate::deployment::scaled;
+use crate::history::Revised;
 use crate::pods;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
@@ -15,6 +15,9 @@ use kubelite_api::scheduling::{admits_node, tolerating};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The label of pods that names the template.
+const HASH_LABEL: &str = DaemonSet::HASH_LABEL;
 
 /// Taints that never keep a daemon away; the last one only matters for pods on the host's network.
 const TOLERATED: [(&str, &str); 7] = [

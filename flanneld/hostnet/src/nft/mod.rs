@@ -1,11 +1,28 @@
-//! nftables: a whole ruleset as text, in one transaction. This is the only place that runs a program.
+//! nftables: a whole ruleset as text, in one transaction, and questions about what stands there.
 //!
-//! `nft -f -` either takes everything or changes nothing; the netlink dialect of nf_tables has no kept Rust library.
+//! This is the only place that runs a program: `nft -f -` either takes everything or changes nothing, and the netlink dialect in
+//! which rules are written has no kept Rust library. Questions are small, so they are asked by netlink itself.
+
+mod message;
+mod query;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+pub use message::Fingerprint;
+pub use query::{fingerprint, generation, has_table};
+
 use crate::{Error, Result};
+
+/// To which packets a table belongs (`NFPROTO_*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Family {
+    /// IPv4 and IPv6.
+    Inet = libc::NFPROTO_INET as u8,
+    /// IPv4.
+    Ip = libc::NFPROTO_IPV4 as u8,
+}
 
 /// Applies a ruleset. To replace a table, begin with `table ip x` and `delete table ip x`: that works whether it is there or not.
 pub fn apply(rules: &str) -> Result<()> {
@@ -28,15 +45,5 @@ pub fn apply(rules: &str) -> Result<()> {
         Ok(())
     } else {
         Err(Error::Nft(String::from_utf8_lossy(&done.stderr).trim().to_owned()))
-    }
-}
-
-/// Whether a table is there, e.g. `ip`, `flannel-ipv4`.
-pub fn has_table(family: &str, name: &str) -> Result<bool> {
-    let listed = Command::new("nft").args(["list", "table", family, name]).output();
-    match listed {
-        Ok(output) => Ok(output.status.success()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NoNft),
-        Err(error) => Err(Error::Nft(error.to_string())),
     }
 }

@@ -1,0 +1,118 @@
+//! The loop: the others' leases are followed, the own one is kept, and what somebody took away is mended. No branch waits for
+//! another: that etcd is silent delays neither the end of a lease nor the mending of a route.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::feed::{Feed, Item};
+use super::insist;
+use super::node::Node;
+use super::renewal::{Renewal, wait_until};
+use crate::lease::follow::{Follower, News};
+use crate::lease::keeper::{Keeper, Owned};
+use crate::lease::store::LeaseStore;
+
+/// Between two looks at whether something is to be mended. A look that finds nothing costs two system calls or three.
+const LOOK: Duration = Duration::from_secs(1);
+/// So much of a damaged record's key is logged.
+const LOGGED_KEY: usize = 80;
+
+impl Node {
+    /// Follows the others and keeps the own lease, for ever.
+    pub(super) async fn keep(
+        &mut self,
+        store: Arc<dyn LeaseStore>,
+        keeper: Keeper,
+        mut owned: Owned,
+    ) -> Result<()> {
+        let mut follower = Follower::new(self.network().clone());
+        loop {
+            let feed = Feed::new(store.clone());
+            let renewal = Renewal::new(keeper.clone(), &owned);
+            self.follow(feed, renewal, &mut follower, &mut owned).await;
+            // Lost: nothing is forwarded until there is another.
+            self.stand_still(&owned).await;
+            tracing::warn!(subnet = %owned.lease.subnet, "the lease is lost; taking it again, or another");
+            let lost = owned;
+            owned = insist(async || keeper.retake(&lost).await).await;
+            if owned.lease.subnet != lost.lease.subnet {
+                self.settle(&owned).await?;
+            }
+        }
+    }
+
+    /// Until the own lease is not ours any more. While etcd is away the routes stay as they are.
+    async fn follow(
+        &mut self,
+        mut feed: Feed,
+        mut renewal: Renewal,
+        follower: &mut Follower,
+        owned: &mut Owned,
+    ) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                item = feed.next() => {
+                    if self.take(item, follower, owned).await {
+                        return;
+                    }
+                }
+                renewed = renewal.next(owned) => match renewed {
+                    Some(renewed) => {
+                        *owned = renewed;
+                        self.publish(follower, owned).await;
+                    }
+                    None => return,
+                },
+                () = wait_until(owned.safe_until()) => return,
+                _ = look.tick() => self.look(owned).await,
+            }
+        }
+    }
+
+    /// Takes over news; whether the own lease is not ours any more by them.
+    async fn take(&mut self, item: Item, follower: &mut Follower, owned: &Owned) -> bool {
+        let lost = match item {
+            Item::All(snapshot) => {
+                tell(&follower.replace(&snapshot.records), owned);
+                // A listing from before the lease was taken says nothing about it.
+                snapshot.revision >= owned.held.mod_revision && !is_ours(follower, owned)
+            }
+            Item::Some(changes) => {
+                let news: Vec<News> = changes.iter().flat_map(|event| follower.apply(event)).collect();
+                tell(&news, owned);
+                !news.is_empty() && !is_ours(follower, owned)
+            }
+        };
+        if !lost {
+            self.publish(follower, owned).await;
+        }
+        lost
+    }
+}
+
+fn is_ours(follower: &Follower, owned: &Owned) -> bool {
+    follower.lease(owned.lease.subnet).is_some_and(|lease| lease.public_ip == owned.lease.public_ip)
+}
+
+fn tell(news: &[News], owned: &Owned) {
+    for item in news {
+        match item {
+            News::Set(lease) | News::Gone(lease) if lease.subnet == owned.lease.subnet => {}
+            News::Set(lease) => {
+                tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet added");
+            }
+            News::Gone(lease) => {
+                tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet removed");
+            }
+            News::Bad(key, error) => {
+                let key: String = key.chars().take(LOGGED_KEY).collect();
+                tracing::warn!(key, "a record under the leases is damaged and is left out: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! A running flanneld: started in its host, asked for its numbers, ended in several ways.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hostnet::netns::run_in;
+use ipnetwork::Ipv4Network;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::lab::{Lab, endpoint, within};
+
+const HEALTH: &str = "127.0.0.1:8081";
+
+/// A flanneld; killed with the value.
+pub struct Flanneld {
+    child: Child,
+    host: PathBuf,
+    file: PathBuf,
+    log: PathBuf,
+}
+
+impl Flanneld {
+    /// Starts it on a host and waits until it carries packets.
+    pub fn start(lab: &Lab, host: usize, more: &[&str]) -> Flanneld {
+        let daemon = Flanneld::spawn(lab, host, more);
+        daemon.wait_ready();
+        daemon
+    }
+
+    /// Starts it on a host.
+    pub fn spawn(lab: &Lab, host: usize, more: &[&str]) -> Flanneld {
+        let ns = lab.hosts[host].ns.path().to_owned();
+        let (file, log) =
+            (lab.dir.path().join(format!("{host}.env")), lab.dir.path().join(format!("{host}.log")));
+        let out = File::options().create(true).append(true).open(&log).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+        command
+            .args(["--etcd-endpoints", &endpoint(), "--healthz-ip", "127.0.0.1", "--healthz-port", "8081"])
+            .args(["--ip-masq", "--subnet-file"])
+            .arg(&file)
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(out);
+        let child = run_in(&ns, || command.spawn().unwrap()).unwrap();
+        Flanneld { child, host: ns, file, log }
+    }
+
+    /// Waits until it carries packets; how long that took.
+    pub fn wait_ready(&self) -> Duration {
+        within(Duration::from_secs(20), "flanneld is ready", || {
+            self.get("/readyz").is_some_and(|text| text.contains("is ready"))
+        })
+    }
+
+    /// Ends it by a signal and waits until it is gone.
+    pub fn end(&mut self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The subnet and MTU that it wrote.
+    pub fn subnet(&self) -> (Ipv4Network, u32) {
+        let text = fs::read_to_string(&self.file).unwrap();
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+        let first: Ipv4Network = field("FLANNEL_SUBNET=").parse().unwrap();
+        let subnet = Ipv4Network::new(first.network(), first.prefix()).unwrap();
+        (subnet, field("FLANNEL_MTU=").parse().unwrap())
+    }
+
+    /// What it logged, the runs before it on this host included.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// A number of /metrics; 0 if it is not there.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").expect("flanneld does not answer");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |number| number.parse().unwrap())
+    }
+
+    /// How many packets of a direction it dropped for a reason.
+    pub fn dropped(&self, direction: &str, reason: &str) -> u64 {
+        self.metric(&format!(r#"flannel_drops_total{{direction="{direction}",reason="{reason}"}}"#))
+    }
+
+    /// How many packets it dropped in all.
+    pub fn all_dropped(&self) -> u64 {
+        let text = self.get("/metrics").expect("flanneld does not answer");
+        let drops = text.lines().filter(|line| line.starts_with("flannel_drops_total"));
+        drops.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    /// Waits for a number of /metrics; how long that took.
+    pub fn wait_for(&self, name: &str, number: u64) -> Duration {
+        let what = format!("{name} is {number}");
+        within(Duration::from_secs(20), &what, || self.metric(name) == number)
+    }
+
+    /// Asks over HTTP; none if nobody answers.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let stream = run_in(&self.host, || TcpStream::connect(HEALTH)).unwrap();
+        let mut stream = stream.ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: flannel\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+}
+
+impl Drop for Flanneld {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            println!("--- {}\n{}", self.log.display(), fs::read_to_string(&self.log).unwrap_or_default());
+        }
+    }
+}
