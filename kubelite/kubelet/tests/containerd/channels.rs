@@ -54,7 +54,7 @@ impl Client {
 
     /// Sends the messages and reads until the end.
     async fn exec(&self, options: &str, script: &str, messages: &[&[u8]]) -> End {
-        let script = script.replace(' ', "%20").replace('&', "%26").replace(';', "%3B");
+        let script: String = script.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let path = format!("/exec/default/web/c?command=/bin/sh&command=-c&command={script}&{options}");
         let (mut to, from) = self.open(&path).await.split();
         let send = async {
@@ -151,7 +151,7 @@ async fn much(client: &Client) {
 async fn terminal(client: &Client) {
     let size = br#"{"Width":123,"Height":45}"#;
     let resize = [&[4][..], size].concat();
-    let script = "until stty size | grep -x '45 123'; do sleep 0.1; done";
+    let script = "until stty size 2>/dev/null | grep -x '45 123'; do sleep 0.1; done";
     let end = client.exec("input=1&output=1&tty=1", script, &[&resize]).await;
     assert_eq!(end.text(1), "45 123\r\n", "{end:?}");
     assert_eq!(end.status()["status"], "Success");
