@@ -3,15 +3,20 @@
 //!
 //! ```text
 //! kubectl ── API server ── TLS, client certificate ──► here ──► log files
-//!                                                       └─────► the runtime's streaming server (a tunnel of bytes)
+//!                                                       └─────► the runtime's streaming server (a tunnel of bytes,
+//!                                                               or of channels for clients newer than the runtime)
 //! ```
 //!
 //! - [`tls`]: who the client is.
 //! - [`find`]: the pod and container that a request means.
 //! - [`streams`]: exec, attach and port forwarding; [`tunnel`]: the connection behind them.
+//! - [`channels`]: a WebSocket's channels as SPDY streams; [`spdy`]: the frames, [`dictionary`]: what they compress with.
 //! - [`stats`]: what pods use.
 
+mod channels;
+mod dictionary;
 mod find;
+mod spdy;
 mod stats;
 mod streams;
 mod tls;

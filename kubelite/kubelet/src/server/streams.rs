@@ -2,9 +2,10 @@
 //! its streaming server; the client's connection is then tunnelled there.
 //!
 //! The streams inside the connection are between the client and the runtime. containerd 1.6 speaks SPDY/3.1 and the
-//! WebSocket protocols in [`CHANNELS`]; clients that offer something newer are refused, upon which kubectl turns to SPDY.
+//! WebSocket protocols in [`CHANNELS`]; for [`CLOSABLE`] and [`SPDY_IN_WEBSOCKET`] the client's WebSocket ends in the
+//! kubelet, which speaks SPDY/3.1 to the runtime.
 
-use super::{Answer, Pairs, Server, find, tunnel};
+use super::{Answer, Pairs, Server, channels, find, tunnel};
 use crate::runtime::Streams;
 use axum::extract::{Path, Query, Request, State};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
@@ -13,8 +14,12 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 /// WebSocket subprotocols of the runtime's streaming server.
 const CHANNELS: [&str; 4] =
     ["v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];
+/// The WebSocket subprotocol of exec and attach whose channels can be closed one by one (KEP-4006).
+const CLOSABLE: &str = "v5.channel.k8s.io";
+/// The same streams over SPDY, where they could always be closed.
+const STREAMS: &str = "v4.channel.k8s.io";
 /// The WebSocket subprotocol that carries a SPDY connection for port forwarding (KEP-4006).
-pub(super) const SPDY_IN_WEBSOCKET: &str = "SPDY/3.1+portforward.k8s.io";
+const SPDY_IN_WEBSOCKET: &str = "SPDY/3.1+portforward.k8s.io";
 
 type Names = Path<(String, String, String)>;
 
@@ -25,15 +30,16 @@ pub(super) async fn exec(
     Query(query): Pairs,
     mut request: Request,
 ) -> Answer {
-    narrow(request.headers_mut())?;
+    let way = Way::of(request.headers_mut())?;
     let command: Vec<String> =
         query.iter().filter(|(key, _)| key == "command").map(|(_, v)| v.clone()).collect();
     if command.is_empty() {
         return Err((StatusCode::BAD_REQUEST, "you must specify at least 1 command".into()));
     }
     let id = find::running(&server.context, &namespace, &pod, &container).await?;
-    let url = server.context.runtime.exec(&id, &command, streams(&query)?).await;
-    tunnel::through(&server, request, &url.map_err(|e| find::of_runtime(&e))?).await
+    let streams = streams(&query)?;
+    let url = server.context.runtime.exec(&id, &command, streams).await;
+    way.go(&server, request, &url.map_err(|e| find::of_runtime(&e))?, streams).await
 }
 
 /// `/attach/{namespace}/{pod}/{container}?input=1&output=1&error=1&tty=1`.
@@ -43,10 +49,11 @@ pub(super) async fn attach(
     Query(query): Pairs,
     mut request: Request,
 ) -> Answer {
-    narrow(request.headers_mut())?;
+    let way = Way::of(request.headers_mut())?;
     let id = find::running(&server.context, &namespace, &pod, &container).await?;
-    let url = server.context.runtime.attach(&id, streams(&query)?).await;
-    tunnel::through(&server, request, &url.map_err(|e| find::of_runtime(&e))?).await
+    let streams = streams(&query)?;
+    let url = server.context.runtime.attach(&id, streams).await;
+    way.go(&server, request, &url.map_err(|e| find::of_runtime(&e))?, streams).await
 }
 
 /// `/portForward/{namespace}/{pod}?port=80`; with SPDY the ports stand in the streams and not in the query.
@@ -64,9 +71,39 @@ pub(super) async fn port_forward(
     let url = server.context.runtime.port_forward(&sandbox, &ports(&query)?).await;
     let url = url.map_err(|e| find::of_runtime(&e))?;
     if wrapped {
-        tunnel::unwrapped(&server, request, &url).await
+        tunnel::ended(&server, request, &url, SPDY_IN_WEBSOCKET, "portforward.k8s.io", tunnel::pump).await
     } else {
         tunnel::through(&server, request, &url).await
+    }
+}
+
+/// How the channels of exec and attach come to the runtime.
+#[derive(Debug, PartialEq, Eq)]
+enum Way {
+    /// As the client sends them.
+    Through,
+    /// Taken out of the client's WebSocket here.
+    Ended,
+}
+
+impl Way {
+    /// The first of the offered subprotocols that the kubelet or the runtime speaks is taken.
+    fn of(headers: &mut HeaderMap) -> Result<Way, (StatusCode, String)> {
+        let taken = offered(headers).find(|p| *p == CLOSABLE || CHANNELS.contains(p));
+        if taken == Some(CLOSABLE) {
+            return Ok(Way::Ended);
+        }
+        narrow(headers).map(|()| Way::Through)
+    }
+
+    async fn go(self, server: &Server, request: Request, url: &str, streams: Streams) -> Answer {
+        match self {
+            Way::Through => tunnel::through(server, request, url).await,
+            Way::Ended => {
+                let work = move |socket, runtime| channels::carry(socket, runtime, streams);
+                tunnel::ended(server, request, url, CLOSABLE, STREAMS, work).await
+            }
+        }
     }
 }
 
@@ -90,8 +127,7 @@ fn narrow(headers: &mut HeaderMap) -> Result<(), (StatusCode, String)> {
         }
         _ => {
             let text = format!(
-                "unable to upgrade: none of the WebSocket protocols [{all}] is supported, use SPDY/3.1 or {}",
-                CHANNELS[0]
+                "unable to upgrade: none of the WebSocket protocols [{all}] is supported, use SPDY/3.1 or {CLOSABLE}"
             );
             Err((StatusCode::BAD_REQUEST, text))
         }
@@ -149,19 +185,22 @@ mod tests {
     #[test]
     fn subprotocols() {
         let cases = [
-            (None, Ok(None)),
-            (Some("v4.channel.k8s.io"), Ok(Some("v4.channel.k8s.io"))),
-            (Some("v5.channel.k8s.io, v4.channel.k8s.io"), Ok(Some("v4.channel.k8s.io"))),
-            (Some("v5.channel.k8s.io"), Err(StatusCode::BAD_REQUEST)),
+            (None, Ok((Way::Through, None))),
+            (Some("v4.channel.k8s.io"), Ok((Way::Through, Some("v4.channel.k8s.io")))),
+            (Some("v5.channel.k8s.io"), Ok((Way::Ended, Some("v5.channel.k8s.io")))),
+            (Some("v6, v5.channel.k8s.io, x"), Ok((Way::Ended, Some("v6, v5.channel.k8s.io, x")))),
+            // The client's order counts.
+            (Some("v4.channel.k8s.io, v5.channel.k8s.io"), Ok((Way::Through, Some("v4.channel.k8s.io")))),
+            (Some("v6.channel.k8s.io"), Err(StatusCode::BAD_REQUEST)),
         ];
         for (offered, expected) in cases {
             let mut headers = HeaderMap::new();
             if let Some(offered) = offered {
                 headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
             }
-            let result = narrow(&mut headers).map_err(|(code, _)| code);
+            let result = Way::of(&mut headers).map_err(|(code, _)| code);
             let left = headers.get(SEC_WEBSOCKET_PROTOCOL).map(|v| v.to_str().unwrap());
-            assert_eq!(result.map(|()| left), expected, "{offered:?}");
+            assert_eq!(result.map(|way| (way, left)), expected, "{offered:?}");
         }
     }
 }

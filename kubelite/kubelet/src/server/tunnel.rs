@@ -1,13 +1,12 @@
 //! The connection behind exec, attach and port forwarding: the client's upgraded connection on one side, the runtime's
 //! streaming server on the other, and bytes both ways.
 
-use super::streams::SPDY_IN_WEBSOCKET;
 use super::{Answer, Server};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::{Sink, SinkExt, Stream, StreamExt};
+use futures::{SinkExt, StreamExt};
 use http::header::{
     CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
@@ -20,20 +19,25 @@ use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 /// The runtime's streaming server is on this machine; it answers at once or not at all.
 const ANSWER: Duration = Duration::from_secs(10);
 /// A refusal of the runtime's, as text.
 const MAX_REFUSAL: usize = 64 << 10;
 /// Bytes in one WebSocket message to the client.
-const MESSAGE: usize = 32 << 10;
+pub(super) const MESSAGE: usize = 32 << 10;
 /// The longest message from a client.
 const MAX_MESSAGE: usize = 1 << 20;
 /// Which streams the connection carries, by name.
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
+
+/// The client's end.
+pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+/// The runtime's end.
+pub(super) type Runtime = TokioIo<Upgraded>;
 
 /// Tunnels the client's connection to `url`, its upgrade passed on and the answer passed back as they are.
 pub(super) async fn through(server: &Server, mut request: Request, url: &str) -> Answer {
@@ -55,8 +59,24 @@ pub(super) async fn through(server: &Server, mut request: Request, url: &str) ->
     Ok(response)
 }
 
-/// Ends the client's WebSocket here and carries the bytes in it to `url` as the SPDY connection that they are (KEP-4006).
-pub(super) async fn unwrapped(server: &Server, mut request: Request, url: &str) -> Answer {
+/// Ends the client's WebSocket of this subprotocol here and opens a SPDY connection of `streams` to `url`; `work` carries
+/// the one over the other (KEP-4006).
+pub(super) async fn ended<F>(
+    server: &Server,
+    mut request: Request,
+    url: &str,
+    subprotocol: &'static str,
+    streams: &'static str,
+    work: impl FnOnce(Socket, Runtime) -> F + Send + 'static,
+) -> Answer
+where
+    F: Future<Output = io::Result<()>> + Send,
+{
+    let websocket = |v: &HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"websocket");
+    if !request.headers().get(UPGRADE).is_some_and(websocket) {
+        let text = format!("unable to upgrade: {subprotocol} is spoken over WebSocket");
+        return Err((StatusCode::BAD_REQUEST, text));
+    }
     let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY) else {
         return Err((StatusCode::BAD_REQUEST, "unable to upgrade: Sec-WebSocket-Key is missing".into()));
     };
@@ -65,7 +85,7 @@ pub(super) async fn unwrapped(server: &Server, mut request: Request, url: &str) 
     let spdy = HeaderMap::from_iter([
         (CONNECTION, HeaderValue::from_static("Upgrade")),
         (UPGRADE, HeaderValue::from_static("SPDY/3.1")),
-        (STREAM_PROTOCOL, HeaderValue::from_static("portforward.k8s.io")),
+        (STREAM_PROTOCOL, HeaderValue::from_static(streams)),
     ]);
     let answer = dial(url, Method::POST, spdy).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -75,13 +95,13 @@ pub(super) async fn unwrapped(server: &Server, mut request: Request, url: &str) 
         let config =
             WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
         let socket = WebSocketStream::from_raw_socket(client, Role::Server, Some(config)).await;
-        pump(socket, runtime).await
+        work(socket, runtime).await
     });
     let headers = [
         (CONNECTION, "Upgrade".to_string()),
         (UPGRADE, "websocket".to_string()),
         (SEC_WEBSOCKET_ACCEPT, accept),
-        (SEC_WEBSOCKET_PROTOCOL, SPDY_IN_WEBSOCKET.to_string()),
+        (SEC_WEBSOCKET_PROTOCOL, subprotocol.to_string()),
     ];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
@@ -160,11 +180,8 @@ fn spawn<F>(
     });
 }
 
-/// Carries binary messages as a stream of bytes, both ways, until either side ends.
-async fn pump<S>(socket: S, runtime: TokioIo<Upgraded>) -> io::Result<()>
-where
-    S: Stream<Item = Result<Message, WsError>> + Sink<Message, Error = WsError>,
-{
+/// Port forwarding: carries binary messages as a stream of bytes, both ways, until either side ends.
+pub(super) async fn pump(socket: Socket, runtime: Runtime) -> io::Result<()> {
     let (mut to_client, mut from_client) = socket.split();
     let (mut from_runtime, mut to_runtime) = tokio::io::split(runtime);
     let inward = async {

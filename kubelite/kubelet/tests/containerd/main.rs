@@ -5,6 +5,7 @@
 
 mod admit;
 mod api;
+mod channels;
 mod front;
 mod image;
 mod inside;

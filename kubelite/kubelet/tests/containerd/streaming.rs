@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// The status line and the text of an answer that ends its connection.
 async fn ask(
@@ -116,7 +116,7 @@ async fn who_may_ask(authority: &Authority, kubelet: SocketAddr) {
             server,
             "/exec/default/web/c?command=id&output=1",
             "Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n",
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: v6.channel.k8s.io\r\n",
             400,
             "SPDY/3.1",
         ),
@@ -128,7 +128,7 @@ async fn who_may_ask(authority: &Authority, kubelet: SocketAddr) {
 }
 
 /// An address that was free a moment ago.
-async fn free_address() -> SocketAddr {
+pub(crate) async fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
