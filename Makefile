@@ -10,10 +10,10 @@ PACKAGES := containerd runc nftables iproute2 tcpdump busybox-static util-linux 
 TEST_PACKAGES := etcd-server etcd-client
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test test-unit test-e2e check fmt bench images clean deps deps-test build
+.PHONY: help up down test test-unit test-e2e check fmt bench bench-datapath images clean deps deps-test build
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: deps build ## a cluster of three nodes on this machine, shown at work
 	$(LAB) up
@@ -49,6 +49,9 @@ fmt: ## format the code
 
 bench: build ## measure; the results stand in docs/benchmarks.md
 	$(LAB) measure
+
+bench-datapath: deps deps-test ## measure pod to pod over two hosts beside plain routing and VXLAN
+	cargo bench -p flanneld --bench datapath
 
 images: deps build ## build the container images into .lab/images
 	$(LAB) images
