@@ -8,6 +8,7 @@
 //! [`daemon`] wires it. The data path takes no lock and never waits for the control side; see [`datapath`].
 
 pub mod backend;
+pub mod chance;
 pub mod config;
 pub mod daemon;
 pub mod datapath;

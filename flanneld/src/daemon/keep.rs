@@ -76,22 +76,27 @@ impl Node {
 
     /// Takes over news; whether the own lease is not ours any more by them.
     async fn take(&mut self, item: Item, follower: &mut Follower, owned: &Owned) -> bool {
-        let lost = match item {
-            Item::All(snapshot) => {
-                tell(&follower.replace(&snapshot.records), owned);
-                // A listing from before the lease was taken says nothing about it.
-                snapshot.revision >= owned.held.mod_revision && !is_ours(follower, owned)
-            }
-            Item::Some(changes) => {
-                let news: Vec<News> = changes.iter().flat_map(|event| follower.apply(event)).collect();
-                tell(&news, owned);
-                !news.is_empty() && !is_ours(follower, owned)
-            }
-        };
+        let lost = absorb(item, follower, owned);
         if !lost {
             self.publish(follower, owned).await;
         }
         lost
+    }
+}
+
+/// Takes over news into the picture; whether the own lease is not ours any more by them.
+pub(super) fn absorb(item: Item, follower: &mut Follower, owned: &Owned) -> bool {
+    match item {
+        Item::All(snapshot) => {
+            tell(&follower.replace(&snapshot.records), owned);
+            // A listing from before the lease was taken says nothing about it.
+            snapshot.revision >= owned.held.mod_revision && !is_ours(follower, owned)
+        }
+        Item::Some(changes) => {
+            let news: Vec<News> = changes.iter().flat_map(|event| follower.apply(event)).collect();
+            tell(&news, owned);
+            !news.is_empty() && !is_ours(follower, owned)
+        }
     }
 }
 

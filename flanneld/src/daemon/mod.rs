@@ -13,6 +13,8 @@ mod keep;
 mod metrics;
 mod node;
 mod renewal;
+#[cfg(test)]
+mod sim;
 mod told;
 
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::sleep;
 
 use crate::backend::carrier::Carrier;
+use crate::chance;
 use crate::config::Config;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
@@ -135,5 +138,5 @@ async fn insist(ask: impl AsyncFn() -> Result<Owned, KeeperError>) -> Owned {
 }
 
 fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.5..1.0))
+    pause.mul_f64(chance::factor(0.5..1.0))
 }

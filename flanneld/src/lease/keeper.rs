@@ -15,6 +15,7 @@ use super::allocate;
 use super::follow::taken;
 use super::key::{Advert, Lease, encode_key};
 use super::store::{Held, LeaseStore, Record, Snapshot, StoreError};
+use crate::chance;
 use crate::config::network::NetworkConfig;
 
 /// How often a subnet is tried before it is said that none can be had; each time somebody else was faster.
@@ -152,8 +153,8 @@ impl Keeper {
         snapshot: &Snapshot,
         previous: Option<Ipv4Network>,
     ) -> Result<Option<Owned>, KeeperError> {
-        let chance = |below: usize| rand::random_range(0..below);
-        let subnet = allocate::choose(&self.settings.network, &taken(&snapshot.records), previous, chance);
+        let subnet =
+            allocate::choose(&self.settings.network, &taken(&snapshot.records), previous, chance::below);
         let subnet = subnet.ok_or(KeeperError::OutOfSubnets)?;
         let backend = self.settings.backend.clone();
         let lease = Lease { subnet, public_ip: self.settings.public_ip, backend };
