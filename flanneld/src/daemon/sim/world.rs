@@ -182,8 +182,9 @@ impl World {
     pub(super) fn check(&self) {
         let now = Instant::now();
         let Some(Ok(snapshot)) = self.memory.list().now_or_never() else { return self.wrong("no listing") };
-        let truth: Vec<Lease> =
+        let mut truth: Vec<Lease> =
             snapshot.records.iter().filter_map(|r| Lease::decode(&r.key, &r.value).ok()).collect();
+        truth.sort_by_key(|lease| lease.subnet);
         let seats = lock(&self.seats).clone();
         // A node that stands still sends nothing, and looks at its clock before the next packet.
         let fenced = |until: Option<Instant>| until.is_some_and(|until| until <= now);
