@@ -1,7 +1,7 @@
 //! Thousands of leases in a real etcd: what a listing takes, until when a change is in the table that packets are looked up in,
 //! and what a lookup costs. `make bench-leases`; needs `etcd` in PATH.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
