@@ -141,6 +141,7 @@ fn without_a_device_packets_are_refused_not_leaked() {
 }
 
 /// Paused for longer than its lease lasts, and somebody else has the subnet by then: what waited in the device meanwhile is not sent.
+/// Go flannel would fail here: it forwards on whatever its clock says, and renews by a plain put over the new owner.
 #[test]
 fn paused_beyond_its_lease_it_sends_nothing_for_it_any_more() {
     const TTL: u64 = 4;

@@ -11,6 +11,7 @@
 // Helpers of tests are tests too; figures and the daemons' logs are for whoever runs them.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod claim;
 mod cost;
 mod damage;
 mod death;

@@ -47,6 +47,7 @@ fn a_silent_etcd_delays_neither_mending_nor_the_end_of_a_lease() {
 }
 
 /// What happened while nobody could be told is found in the listing: the own subnet is another's now, and a peer has moved.
+/// Go flannel would fail here: a listing after a gap tells it of no peer that kept its subnet and has moved.
 #[test]
 fn what_happened_behind_its_back_is_found_out() {
     let mut lab = Lab::with_hosts(3);

@@ -31,6 +31,7 @@ fn is_unreachable(ip: &[u8]) -> bool {
     ip[9] == 1 && ip[20] == 3
 }
 
+/// Go flannel would fail here: its ICMP answer is a martian to the kernel and reaches nobody; the connection times out.
 #[test]
 fn a_connection_to_no_lease_fails_at_once() {
     let (lab, daemons, [a, _b]) = Lab::pair();
