@@ -56,8 +56,11 @@ fn sources() -> Vec<String> {
 
 #[test]
 fn components_do_not_depend_on_each_other() {
-    let manifests =
-        ["flanneld", "cni-plugin", "kubelite"].into_iter().flat_map(|folder| files(folder, "Cargo.toml"));
+    // Fuzz targets stand outside of the workspace, each beside the crate that it feeds.
+    let manifests = ["flanneld", "cni-plugin", "kubelite"]
+        .into_iter()
+        .flat_map(|folder| files(folder, "Cargo.toml"))
+        .filter(|path| !path.contains("/fuzz/"));
     let mut seen = 0;
     for text in manifests.map(|path| read(&path)) {
         let (head, rest) = text.split_once("\n[dependencies]\n").unwrap();
