@@ -69,10 +69,11 @@ impl Carrier {
     /// What the own lease says.
     pub fn advert(&self) -> Advert {
         match &self.way {
-            // flannel's udp and alloc leases say nothing.
-            Way::Udp { .. } | Way::Nothing => Advert::default(),
+            // Besides, flannel's udp and alloc leases say nothing.
+            Way::Udp { .. } => Advert { features: udp::features(), ..Advert::default() },
+            Way::Nothing => Advert::default(),
             Way::Vxlan(device) => device.options.advert(device.mac),
-            Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), data: String::new() },
+            Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
         }
     }
 
