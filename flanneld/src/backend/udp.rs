@@ -31,7 +31,7 @@ pub fn mtu(external: &External) -> u32 {
 
 /// What others may send here that a Go flannel could not take: see [`crate::datapath::partial`].
 pub fn features() -> Features {
-    Features::default().with(Feature::PartialChecksum)
+    Features::default().with(Feature::Offload)
 }
 
 /// Queues that are made at most, each with a thread a direction.

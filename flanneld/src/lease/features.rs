@@ -6,18 +6,19 @@ use serde_json::Value;
 /// One of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feature {
-    /// The checksum of an inner TCP or UDP packet may be left as a kernel leaves it to its network card: only the pseudo header is summed
-    /// up. A sender whose packets never come to a card, in the kernel of the same machine for one, cannot finish it.
-    PartialChecksum,
+    /// Inner packets may come as a kernel leaves them to its network card: of the checksum of TCP or UDP only the pseudo header is summed up,
+    /// and TCP segments of one flow are one packet. A sender in the kernel cannot tell whether there is a card on the way that does the rest;
+    /// between two network namespaces of one machine there is none.
+    Offload,
 }
 
 impl Feature {
     /// All of them, in the order in which they are written.
-    const ALL: [Feature; 1] = [Feature::PartialChecksum];
+    const ALL: [Feature; 1] = [Feature::Offload];
 
     fn name(self) -> &'static str {
         match self {
-            Feature::PartialChecksum => "partial-checksum",
+            Feature::Offload => "offload",
         }
     }
 }
@@ -38,7 +39,7 @@ impl Features {
         self.0 & 1 << feature as u8 != 0
     }
 
-    /// As JSON, e.g. `["partial-checksum"]`; none for the empty set, which is left out.
+    /// As JSON, e.g. `["offload"]`; none for the empty set, which is left out.
     pub fn encode(self) -> Option<String> {
         let names: Vec<String> =
             Feature::ALL.iter().filter(|f| self.has(**f)).map(|f| format!(r#""{}""#, f.name())).collect();
@@ -59,15 +60,15 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_what_is_unknown_passed_over() {
-        let partial = Features::default().with(Feature::PartialChecksum);
-        assert_eq!(partial.encode().as_deref(), Some(r#"["partial-checksum"]"#));
+        let offload = Features::default().with(Feature::Offload);
+        assert_eq!(offload.encode().as_deref(), Some(r#"["offload"]"#));
         assert_eq!(Features::default().encode(), None);
         for (text, expected) in [
-            (r#"["partial-checksum"]"#, partial),
-            (r#"["later",7,null,"partial-checksum","partial-checksum"]"#, partial),
-            (r#"["Partial-Checksum"]"#, Features::default()),
-            (r#"{"partial-checksum":true}"#, Features::default()),
-            (r#""partial-checksum""#, Features::default()),
+            (r#"["offload"]"#, offload),
+            (r#"["later",7,null,"offload","offload"]"#, offload),
+            (r#"["Offload"]"#, Features::default()),
+            (r#"{"offload":true}"#, Features::default()),
+            (r#""offload""#, Features::default()),
             ("null", Features::default()),
         ] {
             let value = serde_json::from_str(text).unwrap();

@@ -145,9 +145,9 @@ mod tests {
         );
         assert_eq!(vxlan.encode(), value);
         assert_eq!(Lease::decode("10.5.89.0-24", value.as_bytes()), Ok(vxlan));
-        let features = Features::default().with(Feature::PartialChecksum);
+        let features = Features::default().with(Feature::Offload);
         let ours = Lease { backend: Advert { features, ..Advert::default() }, ..lease() };
-        let value = r#"{"PublicIP":"192.168.100.1","PublicIPv6":null,"Features":["partial-checksum"]}"#;
+        let value = r#"{"PublicIP":"192.168.100.1","PublicIPv6":null,"Features":["offload"]}"#;
         assert_eq!(ours.encode(), value);
         assert_eq!(Lease::decode("10.5.89.0-24", value.as_bytes()), Ok(ours));
     }
