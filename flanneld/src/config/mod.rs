@@ -22,7 +22,9 @@ use crate::lease::etcd::Access;
 #[command(
     name = "flanneld",
     about = "A subnet per node from etcd, and pod packets carried in UDP",
-    disable_version_flag = true
+    disable_version_flag = true,
+    // As with Go's flags the last one counts.
+    args_override_self = true
 )]
 pub struct Cli {
     /// Comma-delimited list of etcd endpoints
@@ -86,6 +88,12 @@ pub struct Cli {
     /// The port for healthz server to listen (0 to disable); /metrics is there too
     #[arg(long, env = "FLANNELD_HEALTHZ_PORT", default_value_t = 0)]
     healthz_port: u16,
+    /// If another flanneld with this subnet file runs on this host, take its place without a gap; it then stands by until it is ended
+    #[arg(long, env = "FLANNELD_TAKE_OVER", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    take_over: Switch,
+    /// Ask the flanneld of this container, or of this host, whether it carries packets, and exit: 0 if it does (for probes)
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub ready: bool,
     /// Not there yet: leases from the Kubernetes API
     #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     kube_subnet_mgr: Switch,
@@ -144,6 +152,15 @@ pub struct Config {
     pub datapath: udp::Options,
     /// Where health and metrics are served.
     pub healthz: Option<SocketAddr>,
+    /// Take the place of a flanneld that runs.
+    pub take_over: bool,
+}
+
+impl Config {
+    /// The socket by which this host's flanneld is spoken to, beside the subnet file.
+    pub fn socket(&self) -> PathBuf {
+        self.subnet_file.with_extension("sock")
+    }
 }
 
 /// How the external interface is found; the first of these that is given counts.
@@ -211,6 +228,7 @@ impl Cli {
             forward_rules: self.iptables_forward_rules.0,
             resync: Duration::from_secs(self.iptables_resync.max(1)),
             datapath: udp::Options { level: self.datapath, queues: self.datapath_queues },
+            take_over: self.take_over.0,
             healthz: (self.healthz_port != 0).then(|| SocketAddr::new(self.healthz_ip, self.healthz_port)),
         })
     }
@@ -291,6 +309,14 @@ mod tests {
         assert_eq!(config.etcd.prefix, "/other");
         assert_eq!(config.etcd.endpoints.len(), 2);
         assert_eq!(config.healthz.unwrap().port(), 8081);
+    }
+
+    #[test]
+    fn the_last_of_a_flag_counts_and_interfaces_add_up() {
+        let config = config(&["--etcd-prefix=/a", "--iface=a", "--etcd-prefix=/b", "--iface=b"]).unwrap();
+        assert_eq!(config.etcd.prefix, "/b");
+        assert_eq!(config.iface, IfaceChoice::Named(vec!["a".into(), "b".into()]));
+        assert_eq!(config.socket(), PathBuf::from("/run/flannel/subnet.sock"));
     }
 
     #[test]
