@@ -48,6 +48,8 @@ pub struct Carrier {
     netlink: Netlink,
     network: Ipv4Network,
     external: External,
+    /// Whether what is sent to the own subnet is dropped while no interface has it.
+    blackhole: bool,
     way: Way,
     /// What the kernel should have, as of the last leases; the device's part of it is made anew where the device is.
     leases: Vec<Lease>,
@@ -81,7 +83,13 @@ impl Carrier {
             BackendKind::Alloc => Way::Nothing,
         };
         let others = leases.into_iter().filter(|lease| lease.public_ip != external.public).collect();
-        Ok(Carrier { netlink, network: network.network, external, way, leases: others })
+        Ok(Carrier { netlink, network: network.network, external, blackhole: false, way, leases: others })
+    }
+
+    /// Drops what is sent to the own subnet while no interface has it, or refuses it.
+    #[must_use]
+    pub fn with_blackhole(self, blackhole: bool) -> Carrier {
+        Carrier { blackhole, ..self }
     }
 
     /// What the own lease says.
@@ -194,7 +202,7 @@ impl Carrier {
 
     /// Brings device and tables into the state that the lease and the others' leases ask for.
     async fn sync(&self, own: Ipv4Network) -> Result<()> {
-        let (device, desired) = match &self.way {
+        let (device, mut desired) = match &self.way {
             Way::Udp { .. } => {
                 let device = udp::ensure(&self.netlink, own, &self.external).await?;
                 (Some(device), udp::plan(device, self.network, &self.external))
@@ -207,6 +215,9 @@ impl Carrier {
             Way::HostGw => (None, host_gw::plan(self.network, &self.external, &self.leases)),
             Way::Nothing => (None, Desired::default()),
         };
+        if self.blackhole {
+            desired.routes.push(kernel::blackhole(own));
+        }
         let scope = Scope { network: self.network, underlay: self.external.link.index, device };
         kernel::sync(&self.netlink, scope, &desired).await
     }

@@ -39,6 +39,7 @@ use crate::lease::etcd::Etcd;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::{Keeper, KeeperError, Owned, Settings};
 use crate::lease::store::LeaseStore;
+use crate::notify;
 use crate::subnet_env;
 use metrics::Metrics;
 use node::Node;
@@ -134,6 +135,7 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
     let host = node::Host { config, changes: started.changes, network: started.network };
     let mut node = Node::new(host, started.carrier, metrics, ready);
     node.settle(&owned, &started.follower).await?;
+    notify::ready();
     // For as long as this connection lasts the other one stands by.
     let _standing_by = match predecessor {
         Some(predecessor) => Some(predecessor.carrying().await?),
@@ -164,6 +166,7 @@ async fn start(config: &Config, meters: Meters) -> Result<Started> {
     let known = follower.leases().cloned().collect();
     let carrier =
         Carrier::prepare(netlink, &network, external.clone(), (config.datapath, meters), known).await?;
+    let carrier = carrier.with_blackhole(config.blackhole);
     let settings = Settings {
         network: network.clone(),
         public_ip: external.public,

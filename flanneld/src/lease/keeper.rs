@@ -353,7 +353,8 @@ mod tests {
         let store = Memory::default();
         let (old, new) = (keeper(&store, 1, LARGE), keeper(&store, 1, LARGE));
         let owned = old.acquire(None).await.unwrap();
-        let adopted = new.adopt(&owned.pass(), Instant::now()).unwrap();
+        let asked = Instant::now();
+        let adopted = new.adopt(&owned.pass(), asked).unwrap();
         assert_eq!((&adopted.lease, adopted.held), (&owned.lease, owned.held));
         assert!(adopted.safe_until() <= owned.safe_until(), "not a moment longer");
         assert!(new.due(&adopted).unwrap() > Instant::now(), "nothing to say anew");
