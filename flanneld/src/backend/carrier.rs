@@ -10,6 +10,7 @@ use hostnet::Netlink;
 use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
+use super::fast::{self, FastPath};
 use super::kernel::{self, Desired, Scope};
 use super::{BackendKind, host_gw, udp, vxlan};
 use crate::config::network::NetworkConfig;
@@ -23,17 +24,21 @@ use crate::route::{Handle, Table};
 
 /// What packets are carried by.
 enum Way {
-    Udp {
-        port: u16,
-        options: udp::Options,
-        routes: Handle,
-        meters: Meters,
-        engine: Option<Engine>,
-        given: Option<Given>,
-    },
+    Udp(Box<Udp>),
     Vxlan(vxlan::Device),
     HostGw,
     Nothing,
+}
+
+/// The udp backend's parts.
+struct Udp {
+    port: u16,
+    options: udp::Options,
+    routes: Handle,
+    meters: Meters,
+    engine: Option<Engine>,
+    given: Option<Given>,
+    fast: FastPath,
 }
 
 /// What a data path has to be like that one process starts and another one goes on with.
@@ -67,7 +72,9 @@ impl Carrier {
     ) -> Result<Carrier> {
         let way = match network.backend {
             BackendKind::Udp { port } => {
-                Way::Udp { port, options, routes: Handle::default(), meters, engine: None, given: None }
+                let fast = FastPath::load(options.fast, &external.link, meters.clone());
+                let (routes, engine, given) = (Handle::default(), None, None);
+                Way::Udp(Box::new(Udp { port, options, routes, meters, engine, given, fast }))
             }
             BackendKind::Vxlan(options) => {
                 let mac = vxlan::choose_mac(&netlink, &options, &leases, external.public).await?;
@@ -82,6 +89,9 @@ impl Carrier {
             BackendKind::HostGw => Way::HostGw,
             BackendKind::Alloc => Way::Nothing,
         };
+        if !matches!(&way, Way::Udp(udp) if udp.fast.is_used()) {
+            fast::remove(&netlink, external.link.index).await?;
+        }
         let others = leases.into_iter().filter(|lease| lease.public_ip != external.public).collect();
         Ok(Carrier { netlink, network: network.network, external, blackhole: false, way, leases: others })
     }
@@ -96,7 +106,7 @@ impl Carrier {
     pub fn advert(&self) -> Advert {
         match &self.way {
             // Besides, flannel's udp and alloc leases say nothing.
-            Way::Udp { .. } => Advert { features: udp::features(), ..Advert::default() },
+            Way::Udp(_) => Advert { features: udp::features(), ..Advert::default() },
             Way::Nothing => Advert::default(),
             Way::Vxlan(device) => device.options.advert(device.mac),
             Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
@@ -106,7 +116,7 @@ impl Carrier {
     /// The largest packet of a pod.
     pub fn mtu(&self) -> u32 {
         match &self.way {
-            Way::Udp { .. } => udp::mtu(&self.external),
+            Way::Udp(_) => udp::mtu(&self.external),
             Way::Vxlan(device) => device.options.mtu(&self.external),
             Way::HostGw | Way::Nothing => self.external.link.mtu,
         }
@@ -115,7 +125,7 @@ impl Carrier {
     /// Whether packets are carried.
     pub fn is_alive(&self) -> bool {
         match &self.way {
-            Way::Udp { engine, .. } => engine.as_ref().is_some_and(Engine::is_alive),
+            Way::Udp(udp) => udp.engine.as_ref().is_some_and(Engine::is_alive),
             _ => true,
         }
     }
@@ -123,8 +133,9 @@ impl Carrier {
     /// What it could go on with, if another process passed it on.
     pub fn wish(&self) -> Option<Wish> {
         match &self.way {
-            Way::Udp { port, options, .. } => {
-                Some(Wish { listen: SocketAddrV4::new(self.external.address, *port), level: options.level })
+            Way::Udp(udp) => {
+                let listen = SocketAddrV4::new(self.external.address, udp.port);
+                Some(Wish { listen, level: udp.options.level })
             }
             _ => None,
         }
@@ -132,8 +143,8 @@ impl Carrier {
 
     /// Goes on with that from its next start on.
     pub fn inherit(&mut self, inherited: Option<Given>) {
-        if let Way::Udp { given, .. } = &mut self.way {
-            *given = inherited;
+        if let Way::Udp(udp) = &mut self.way {
+            udp.given = inherited;
         }
     }
 
@@ -142,11 +153,11 @@ impl Carrier {
     pub fn pass_on(&mut self, wish: Option<&Wish>) -> Vec<BorrowedFd<'_>> {
         let fits = wish.is_some() && self.wish().as_ref() == wish;
         match &mut self.way {
-            Way::Udp { engine, .. } => {
+            Way::Udp(udp) => {
                 if !fits {
-                    *engine = None;
+                    udp.engine = None;
                 }
-                engine.as_ref().map(Engine::descriptors).unwrap_or_default()
+                udp.engine.as_ref().map(Engine::descriptors).unwrap_or_default()
             }
             _ => Vec::new(),
         }
@@ -154,8 +165,8 @@ impl Carrier {
 
     /// Stops what belongs to an earlier lease, and makes what this one needs.
     pub async fn start(&mut self, own: Ipv4Network) -> Result<()> {
-        if let Way::Udp { engine, .. } = &mut self.way {
-            *engine = None;
+        if let Way::Udp(udp) = &mut self.way {
+            udp.engine = None;
         }
         self.mend(own).await
     }
@@ -163,8 +174,9 @@ impl Carrier {
     /// Without a lease nothing is carried.
     pub async fn withdraw(&mut self, own: Ipv4Network) -> Result<()> {
         self.leases.clear();
-        if let Way::Udp { routes, .. } = &self.way {
-            routes.publish(Table::default());
+        if let Way::Udp(udp) = &mut self.way {
+            udp.routes.publish(Table::default());
+            udp.fast.withdraw()?;
         }
         self.sync(own).await
     }
@@ -177,10 +189,13 @@ impl Carrier {
         others: impl Iterator<Item = &Lease>,
         until: Option<Instant>,
     ) -> Result<()> {
-        if let Way::Udp { port, routes, .. } = &self.way {
-            let peers = others.map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, *port)));
-            routes.publish(Table::new(Some(own), peers).valid_until(until));
-            return Ok(());
+        if let Way::Udp(udp) = &mut self.way {
+            let others: Vec<&Lease> = others.collect();
+            let peers =
+                others.iter().map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, udp.port)));
+            udp.routes.publish(Table::new(Some(own), peers).valid_until(until));
+            udp.fast.publish(own, others.into_iter().map(udp::neighbour).collect(), until);
+            return udp.ensure_fast(&self.netlink, &self.external).await;
         }
         self.leases = others.cloned().collect();
         self.sync(own).await
@@ -188,23 +203,28 @@ impl Carrier {
 
     /// Mends what somebody took away: device, address, routes, or a data path that ended.
     pub async fn mend(&mut self, own: Ipv4Network) -> Result<()> {
-        if let Way::Udp { port, options, routes, meters, engine, given } = &mut self.way
-            && !engine.as_ref().is_some_and(Engine::is_alive)
+        if let Way::Udp(udp) = &mut self.way
+            && !udp.engine.as_ref().is_some_and(Engine::is_alive)
         {
-            if engine.take().is_some() {
+            if udp.engine.take().is_some() {
                 tracing::warn!("the data path ended; starting it again");
             }
-            let address = SocketAddrV4::new(self.external.address, *port);
-            let shared = (routes.clone(), meters.clone());
-            *engine = Some(udp::start(address, own, *options, shared, given.take())?);
+            let address = SocketAddrV4::new(self.external.address, udp.port);
+            let shared = (udp.routes.clone(), udp.meters.clone());
+            let address = (address, udp::mtu(&self.external));
+            udp.engine = Some(udp::start(address, own, udp.options, shared, udp.given.take())?);
         }
-        self.sync(own).await
+        self.sync(own).await?;
+        match &mut self.way {
+            Way::Udp(udp) => udp.ensure_fast(&self.netlink, &self.external).await,
+            _ => Ok(()),
+        }
     }
 
     /// Brings device and tables into the state that the lease and the others' leases ask for.
     async fn sync(&self, own: Ipv4Network) -> Result<()> {
         let (device, mut desired) = match &self.way {
-            Way::Udp { .. } => {
+            Way::Udp(_) => {
                 let device = udp::ensure(&self.netlink, own, &self.external).await?;
                 (Some(device), udp::plan(device, self.network, &self.external))
             }
@@ -227,6 +247,18 @@ impl Carrier {
     async fn on_link(&self) -> Result<Vec<Ipv4Network>> {
         let addresses = self.netlink.addresses(Some(self.external.link.index)).await?;
         Ok(addresses.into_iter().filter_map(|address| v4(address.net)).collect())
+    }
+}
+
+impl Udp {
+    /// The kernel's programs know what they should, where the device is.
+    async fn ensure_fast(&mut self, netlink: &Netlink, external: &External) -> Result<()> {
+        if self.fast.is_used()
+            && let Some(device) = netlink.link_by_name(udp::DEVICE).await?
+        {
+            self.fast.ensure(netlink, udp::place(&device, external, self.port)).await?;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! How packets get to other nodes. One file per backend; what isn't there answers with a clear error.
 
 pub mod carrier;
+pub mod fast;
 pub mod host_gw;
 pub mod kernel;
 pub mod udp;

@@ -4,18 +4,21 @@ use std::net::SocketAddrV4;
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result};
-use hostnet::{Netlink, Route, sysctl};
+use hostnet::{Link, Netlink, Route, sysctl};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
+use super::fast;
 use super::kernel::{self, Desired, refuse};
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::{Engine, Parts};
+use crate::datapath::fast::{Neighbour, Place};
 use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
 use crate::datapath::udp::Udp;
 use crate::iface::External;
 use crate::lease::features::{Feature, Features};
+use crate::lease::key::Lease;
 use crate::route::Handle;
 
 /// The device's name, as flannel has it.
@@ -45,6 +48,8 @@ pub struct Options {
     pub level: Level,
     /// How many queues; none: as the processors allow.
     pub queues: Option<NonZeroUsize>,
+    /// Whether the kernel may carry packets by itself.
+    pub fast: bool,
 }
 
 impl Options {
@@ -58,7 +63,7 @@ impl Options {
 /// Attaches to the device, which is made if it isn't there, and carries packets; or goes on with the queues and sockets that
 /// another process passed on. The tunnel's own address is the subnet's first, which no pod gets.
 pub fn start(
-    address: SocketAddrV4,
+    (address, mtu): (SocketAddrV4, u32),
     own: Ipv4Network,
     options: Options,
     (routes, meters): (Handle, Meters),
@@ -77,7 +82,25 @@ pub fn start(
             (Tun::open(DEVICE, queues, level, &meters.path)?, udp)
         }
     };
-    Ok(Engine::start(Parts { tun, udp, routes, own: own.network(), level, meters })?)
+    Ok(Engine::start(Parts { tun, udp, routes, mtu: mtu as usize, own: own.network(), level, meters })?)
+}
+
+/// What the kernel's programs are told of a peer.
+pub fn neighbour(lease: &Lease) -> Neighbour {
+    let takes = lease.backend.features.has(Feature::Offload);
+    Neighbour { subnet: lease.subnet, next_hop: lease.public_ip, takes }
+}
+
+/// Where they find packets.
+pub fn place(device: &Link, external: &External, port: u16) -> Place {
+    Place {
+        address: external.address,
+        port,
+        underlay: external.link.index,
+        device: device.index,
+        mtu: mtu(external),
+        wire: fast::leads_to_a_wire(&external.link),
+    }
 }
 
 /// Brings the device into the wanted state; its index.

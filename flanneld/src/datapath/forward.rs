@@ -3,10 +3,12 @@
 use std::net::SocketAddrV4;
 
 use super::counters::Reason;
+use super::layers::TCP;
 use super::packet::Packet;
 use crate::route::Table;
 
-/// The longest packet that is taken from a peer: that of the largest Ethernet jumbo frame.
+/// The longest packet that is taken from a peer: that of the largest Ethernet jumbo frame. Of TCP, a longer one may be a super-packet
+/// of a kernel that encapsulates ([`super::partial::whole`]).
 pub const LONGEST: usize = 9216;
 
 /// What is to be done with a packet out of the TUN.
@@ -37,10 +39,12 @@ fn send(bytes: &mut [u8], table: &Table) -> Result<Verdict, Reason> {
 
 /// Judges a datagram: is it from whom it should be, and for here. It goes on with a hop less.
 pub fn inbound(bytes: &mut [u8], from: SocketAddrV4, table: &Table) -> Result<(), Reason> {
-    if bytes.len() > LONGEST {
-        return Err(Reason::Truncated);
-    }
-    let mut packet = Packet::parse(bytes)?;
+    let too_long = bytes.len() > LONGEST;
+    let mut packet = match Packet::parse(bytes) {
+        Ok(packet) if !too_long || packet.protocol() == TCP => packet,
+        _ if too_long => return Err(Reason::Truncated),
+        other => other?,
+    };
     let own = table.own().ok_or(Reason::NoLease)?;
     if table.lookup(packet.source()) != Some(from) {
         return Err(Reason::Sender);

@@ -39,17 +39,31 @@ impl Flanneld {
 
     /// Starts it on a host, with further variables.
     pub fn spawn_with(lab: &Lab, host: usize, more: &[&str], variables: &[(&str, &str)]) -> Flanneld {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+        command.envs(variables.iter().copied());
+        Flanneld::launch(lab, host, command, more)
+    }
+
+    /// Starts it on a host without some capabilities (of capabilities(7), without `CAP_`), and waits until it carries packets.
+    pub fn start_without(lab: &Lab, host: usize, capabilities: &[&str]) -> Flanneld {
+        let without: Vec<String> = capabilities.iter().map(|name| format!("-{name}")).collect();
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", &without.join(","), env!("CARGO_BIN_EXE_flanneld")]);
+        let daemon = Flanneld::launch(lab, host, command, &[]);
+        daemon.wait_ready();
+        daemon
+    }
+
+    fn launch(lab: &Lab, host: usize, mut command: Command, more: &[&str]) -> Flanneld {
         let ns = lab.hosts[host].ns.path().to_owned();
         let (file, log) =
             (lab.dir.path().join(format!("{host}.env")), lab.dir.path().join(format!("{host}.log")));
         let out = File::options().create(true).append(true).open(&log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
         command
             .args(["--etcd-endpoints", &endpoint(), "--healthz-ip", "127.0.0.1", "--healthz-port", "8081"])
             .args(["--ip-masq", "--subnet-file"])
             .arg(&file)
             .args(more)
-            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(out);
         let child = run_in(&ns, || command.spawn().unwrap()).unwrap();

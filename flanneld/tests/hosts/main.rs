@@ -15,6 +15,7 @@ mod claim;
 mod cost;
 mod damage;
 mod death;
+mod fast;
 mod flags;
 mod flannel;
 mod flood;

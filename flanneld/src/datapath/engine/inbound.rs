@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use super::Shared;
+use super::{Shared, whole};
 use crate::datapath::coalesce::{Joined, Run, Runs};
 use crate::datapath::counters::{Counters, Reason};
-use crate::datapath::forward;
+use crate::datapath::forward::{self, LONGEST};
 use crate::datapath::layers::MAX_HEADER;
 use crate::datapath::partial;
 use crate::datapath::path::{Feature, Path};
@@ -50,6 +50,15 @@ pub(super) fn run(shared: &Shared, queue: usize) {
         for (datagram, at) in datagrams.iter().flat_map(|d| d.segments().map(move |at| (d, at))) {
             if let Err(reason) = forward::inbound(&mut bytes[at.clone()], datagram.from, &table) {
                 inbound.counters.drop(reason);
+                continue;
+            }
+            if let Some(gso) = partial::whole(&bytes[at.clone()], parts.mtu) {
+                inbound.hand_on(bytes);
+                whole::hand_on((inbound.queue, path), bytes, at, gso, inbound.counters);
+                continue;
+            }
+            if at.len() > LONGEST {
+                inbound.counters.drop(Reason::Truncated);
                 continue;
             }
             partial::finish(&mut bytes[at.clone()]);

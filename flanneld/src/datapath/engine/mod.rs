@@ -8,6 +8,7 @@
 
 mod inbound;
 mod outbound;
+mod whole;
 
 use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::net::Ipv4Addr;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub udp: Udp,
     /// Where packets go.
     pub routes: Handle,
+    /// The largest packet of a pod.
+    pub mtu: usize,
     /// The tunnel's address: ICMP answers come from it.
     pub own: Ipv4Addr,
     /// How far packets are moved together.
