@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use flanneld::config::Cli;
 use flanneld::daemon;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
     let cli = Cli::from_args(std::env::args());
@@ -14,9 +16,7 @@ fn main() -> ExitCode {
         eprintln!("v{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    let level = if cli.verbosity > 0 { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_max_level(level).with_ansi(terminal).with_writer(std::io::stderr).init();
+    log(cli.verbosity);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -24,6 +24,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn log(verbosity: u8) {
+    let level = if verbosity > 0 { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    // It speaks of each handshake of each peer; what is lost by one that failed is counted.
+    let protocol = if verbosity > 0 { LevelFilter::DEBUG } else { LevelFilter::OFF };
+    let targets = Targets::new().with_default(level).with_target("boringtun", protocol);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines.with_writer(std::io::stderr)).with(targets).init();
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

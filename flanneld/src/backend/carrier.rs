@@ -8,20 +8,23 @@ use anyhow::{Result, bail};
 use hostnet::Netlink;
 use ipnetwork::{IpNetwork, Ipv4Network};
 
-use super::kernel::{self, Desired, Scope};
-use super::{BackendKind, host_gw, udp, vxlan};
+use super::extension::Extension;
+use super::kernel::{self, Scope};
+use super::udp::Tunnel;
+use super::{BackendKind, host_gw, udp, vxlan, wireguard};
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
-use crate::datapath::engine::Engine;
 use crate::iface::External;
 use crate::lease::key::{Advert, Lease};
 use crate::route::{Handle, Table};
 
 /// What packets are carried by.
 enum Way {
-    Udp { port: u16, options: udp::Options, routes: Handle, meters: Meters, engine: Option<Engine> },
+    Udp(Tunnel),
+    Wireguard(Tunnel, wireguard::Node),
     Vxlan(vxlan::Device),
     HostGw,
+    Extension(Extension),
     Nothing,
 }
 
@@ -45,13 +48,34 @@ impl Carrier {
         (options, meters): (udp::Options, Meters),
         leases: Vec<Lease>,
     ) -> Result<Carrier> {
-        let way = match network.backend {
-            BackendKind::Udp { port } => {
-                Way::Udp { port, options, routes: Handle::default(), meters, engine: None }
+        let way = match &network.backend {
+            BackendKind::Udp { port } => Way::Udp(Tunnel {
+                device: udp::DEVICE,
+                address: SocketAddrV4::new(external.address, *port),
+                mtu: udp::mtu(&external),
+                options,
+                routes: Handle::default(),
+                meters,
+                wireguard: None,
+                engine: None,
+            }),
+            BackendKind::Wireguard(wanted) => {
+                let node = wireguard::Node::new(wanted.clone())?;
+                let tunnel = Tunnel {
+                    device: wireguard::DEVICE,
+                    address: SocketAddrV4::new(external.address, wanted.port),
+                    mtu: wanted.mtu(&external),
+                    options,
+                    routes: Handle::default(),
+                    meters,
+                    wireguard: Some(node.wireguard.clone()),
+                    engine: None,
+                };
+                Way::Wireguard(tunnel, node)
             }
             BackendKind::Vxlan(options) => {
-                let mac = vxlan::choose_mac(&netlink, &options, &leases, external.public).await?;
-                Way::Vxlan(vxlan::Device { options, external: external.clone(), mac })
+                let mac = vxlan::choose_mac(&netlink, options, &leases, external.public).await?;
+                Way::Vxlan(vxlan::Device { options: *options, external: external.clone(), mac })
             }
             BackendKind::HostGw if external.public != external.address => bail!(
                 "host-gw: --public-ip {} must be an address of {}, which has {}",
@@ -60,6 +84,7 @@ impl Carrier {
                 external.address
             ),
             BackendKind::HostGw => Way::HostGw,
+            BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
         let others = leases.into_iter().filter(|lease| lease.public_ip != external.public).collect();
@@ -70,33 +95,38 @@ impl Carrier {
     pub fn advert(&self) -> Advert {
         match &self.way {
             // flannel's udp and alloc leases say nothing.
-            Way::Udp { .. } | Way::Nothing => Advert::default(),
+            Way::Udp(_) | Way::Nothing => Advert::default(),
+            Way::Wireguard(_, node) => node.advert(),
             Way::Vxlan(device) => device.options.advert(device.mac),
             Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), data: String::new() },
+            Way::Extension(extension) => extension.advert(),
         }
     }
 
     /// The largest packet of a pod.
     pub fn mtu(&self) -> u32 {
         match &self.way {
-            Way::Udp { .. } => udp::mtu(&self.external),
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.mtu,
             Way::Vxlan(device) => device.options.mtu(&self.external),
-            Way::HostGw | Way::Nothing => self.external.link.mtu,
+            Way::HostGw | Way::Extension(_) | Way::Nothing => self.external.link.mtu,
         }
     }
 
     /// Whether packets are carried.
     pub fn is_alive(&self) -> bool {
         match &self.way {
-            Way::Udp { engine, .. } => engine.as_ref().is_some_and(Engine::is_alive),
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.is_alive(),
             _ => true,
         }
     }
 
     /// Stops what belongs to an earlier lease, and makes what this one needs.
     pub async fn start(&mut self, own: Ipv4Network) -> Result<()> {
-        if let Way::Udp { engine, .. } = &mut self.way {
-            *engine = None;
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
+            tunnel.engine = None;
+        }
+        if let Way::Extension(extension) = &self.way {
+            extension.start(self.network, own, self.external.public).await?;
         }
         self.mend(own).await
     }
@@ -104,8 +134,8 @@ impl Carrier {
     /// Without a lease nothing is carried.
     pub async fn withdraw(&mut self, own: Ipv4Network) -> Result<()> {
         self.leases.clear();
-        if let Way::Udp { routes, .. } = &self.way {
-            routes.publish(Table::default());
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &self.way {
+            tunnel.routes.publish(Table::default());
         }
         self.sync(own).await
     }
@@ -118,25 +148,31 @@ impl Carrier {
         others: impl Iterator<Item = &Lease>,
         until: Option<Instant>,
     ) -> Result<()> {
-        if let Way::Udp { port, routes, .. } = &self.way {
-            let peers = others.map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, *port)));
-            routes.publish(Table::new(Some(own), peers).valid_until(until));
-            return Ok(());
+        match &mut self.way {
+            Way::Udp(tunnel) => {
+                let port = tunnel.address.port();
+                let peers = others.map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, port)));
+                tunnel.routes.publish(Table::new(Some(own), peers).valid_until(until));
+                Ok(())
+            }
+            Way::Wireguard(tunnel, node) => {
+                let peers = node.publish(others);
+                tunnel.routes.publish(Table::new(Some(own), peers).valid_until(until));
+                Ok(())
+            }
+            _ => {
+                self.leases = others.cloned().collect();
+                self.sync(own).await
+            }
         }
-        self.leases = others.cloned().collect();
-        self.sync(own).await
     }
 
     /// Mends what somebody took away: device, address, routes, or a data path that ended.
     pub async fn mend(&mut self, own: Ipv4Network) -> Result<()> {
-        if let Way::Udp { port, options, routes, meters, engine } = &mut self.way
-            && !engine.as_ref().is_some_and(Engine::is_alive)
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way
+            && !tunnel.is_alive()
         {
-            if engine.take().is_some() {
-                tracing::warn!("the data path ended; starting it again");
-            }
-            let address = SocketAddrV4::new(self.external.address, *port);
-            *engine = Some(udp::start(address, own, *options, routes.clone(), meters.clone())?);
+            tunnel.start(own)?;
         }
         self.sync(own).await
     }
@@ -144,9 +180,15 @@ impl Carrier {
     /// Brings device and tables into the state that the lease and the others' leases ask for.
     async fn sync(&self, own: Ipv4Network) -> Result<()> {
         let (device, desired) = match &self.way {
-            Way::Udp { .. } => {
-                let device = udp::ensure(&self.netlink, own, &self.external).await?;
-                (Some(device), udp::plan(device, self.network, &self.external))
+            // Devices and routes are somebody else's.
+            Way::Nothing => return Ok(()),
+            Way::Extension(extension) => {
+                extension.publish(self.leases.clone());
+                return Ok(());
+            }
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
+                let device = tunnel.ensure(&self.netlink, own).await?;
+                (Some(device), tunnel.plan(device, self.network))
             }
             Way::Vxlan(vxlan) => {
                 let device = vxlan.ensure(&self.netlink, own).await?;
@@ -154,7 +196,6 @@ impl Carrier {
                 (Some(device), vxlan.plan(device, self.network, &on_link, &self.leases))
             }
             Way::HostGw => (None, host_gw::plan(self.network, &self.external, &self.leases)),
-            Way::Nothing => (None, Desired::default()),
         };
         let scope = Scope { network: self.network, underlay: self.external.link.index, device };
         kernel::sync(&self.netlink, scope, &desired).await

@@ -27,3 +27,4 @@ pub mod split;
 pub mod tun;
 pub mod udp;
 pub mod virtio;
+pub mod wireguard;
