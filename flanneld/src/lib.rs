@@ -15,6 +15,8 @@ pub mod datapath;
 pub mod http;
 pub mod iface;
 pub mod lease;
+pub mod logging;
 pub mod masquerade;
+pub mod notify;
 pub mod route;
 pub mod subnet_env;

@@ -1,22 +1,18 @@
 //! The binary: arguments, logging, signals.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use flanneld::config::Cli;
 use flanneld::daemon;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
     let cli = Cli::from_args(std::env::args());
-    if cli.version {
+    if cli.wants_version() {
         eprintln!("v{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    log(cli.verbosity);
+    cli.logging().init();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -24,15 +20,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn log(verbosity: u8) {
-    let level = if verbosity > 0 { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    // It speaks of each handshake of each peer; what is lost by one that failed is counted.
-    let protocol = if verbosity > 0 { LevelFilter::DEBUG } else { LevelFilter::OFF };
-    let targets = Targets::new().with_default(level).with_target("boringtun", protocol);
-    let lines = tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(lines.with_writer(std::io::stderr)).with(targets).init();
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

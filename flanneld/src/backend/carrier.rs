@@ -33,6 +33,8 @@ pub struct Carrier {
     netlink: Netlink,
     network: Ipv4Network,
     external: External,
+    /// Whether what is sent to the own subnet is dropped while no interface has it.
+    blackhole: bool,
     way: Way,
     /// What the kernel should have, as of the last leases; the device's part of it is made anew where the device is.
     leases: Vec<Lease>,
@@ -88,7 +90,13 @@ impl Carrier {
             BackendKind::Alloc => Way::Nothing,
         };
         let others = leases.into_iter().filter(|lease| lease.public_ip != external.public).collect();
-        Ok(Carrier { netlink, network: network.network, external, way, leases: others })
+        Ok(Carrier { netlink, network: network.network, external, blackhole: false, way, leases: others })
+    }
+
+    /// Drops what is sent to the own subnet while no interface has it, or refuses it.
+    #[must_use]
+    pub fn with_blackhole(self, blackhole: bool) -> Carrier {
+        Carrier { blackhole, ..self }
     }
 
     /// What the own lease says.
@@ -179,12 +187,12 @@ impl Carrier {
 
     /// Brings device and tables into the state that the lease and the others' leases ask for.
     async fn sync(&self, own: Ipv4Network) -> Result<()> {
-        let (device, desired) = match &self.way {
+        let (device, mut desired) = match &self.way {
             // Devices and routes are somebody else's.
-            Way::Nothing => return Ok(()),
+            Way::Nothing => return self.drop_only(own).await,
             Way::Extension(extension) => {
                 extension.publish(self.leases.clone());
-                return Ok(());
+                return self.drop_only(own).await;
             }
             Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
                 let device = tunnel.ensure(&self.netlink, own).await?;
@@ -197,8 +205,19 @@ impl Carrier {
             }
             Way::HostGw => (None, host_gw::plan(self.network, &self.external, &self.leases)),
         };
+        if self.blackhole {
+            desired.routes.push(kernel::blackhole(own));
+        }
         let scope = Scope { network: self.network, underlay: self.external.link.index, device };
         kernel::sync(&self.netlink, scope, &desired).await
+    }
+
+    /// Drops what is sent to own pods that are not there, if that is wished, and leaves all other routes alone.
+    async fn drop_only(&self, own: Ipv4Network) -> Result<()> {
+        if self.blackhole {
+            self.netlink.replace_route(&kernel::blackhole(own)).await?;
+        }
+        Ok(())
     }
 
     /// The networks of the interface to the other nodes.

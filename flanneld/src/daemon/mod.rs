@@ -37,6 +37,7 @@ use crate::lease::follow::Follower;
 use crate::lease::keeper::{Keeper, KeeperError, Owned, Settings};
 use crate::lease::key::Lease;
 use crate::lease::store::LeaseStore;
+use crate::notify;
 use crate::subnet_env;
 use metrics::Metrics;
 use node::Node;
@@ -73,6 +74,7 @@ pub async fn run(config: Config) -> Result<()> {
     let before = leases(store.as_ref(), &network).await;
     let carrier =
         Carrier::prepare(netlink, &network, external.clone(), (config.datapath, meters), before).await?;
+    let carrier = carrier.with_blackhole(config.blackhole);
     let settings = Settings {
         network: network.clone(),
         public_ip: external.public,
@@ -86,6 +88,7 @@ pub async fn run(config: Config) -> Result<()> {
     let host = node::Host { config, changes, network };
     let mut node = Node::new(host, carrier, metrics, ready);
     node.settle(&owned).await?;
+    notify::ready();
     node.keep(store, keeper, owned).await
 }
 

@@ -132,6 +132,7 @@ impl Node {
             network: self.host.network.network,
             subnet: owned.lease.subnet,
             masquerade: self.host.config.ip_masq,
+            random_ports: self.host.config.random_ports,
             forward: self.host.config.forward_rules,
         }
     }

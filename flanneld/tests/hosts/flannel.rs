@@ -34,6 +34,11 @@ impl Flanneld {
 
     /// Starts it on a host.
     pub fn spawn(lab: &Lab, host: usize, more: &[&str]) -> Flanneld {
+        Flanneld::spawn_with(lab, host, more, &[])
+    }
+
+    /// Starts it on a host, with further variables.
+    pub fn spawn_with(lab: &Lab, host: usize, more: &[&str], variables: &[(&str, &str)]) -> Flanneld {
         let ns = lab.hosts[host].ns.path().to_owned();
         let (file, log) =
             (lab.dir.path().join(format!("{host}.env")), lab.dir.path().join(format!("{host}.log")));
@@ -46,6 +51,7 @@ impl Flanneld {
             .args(more)
             // Hosts share the machine's files.
             .env("WIREGUARD_KEY_FILE", key_file(lab, host))
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(out);
         let child = run_in(&ns, || command.spawn().unwrap()).unwrap();
@@ -63,6 +69,11 @@ impl Flanneld {
     pub fn end(&mut self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Waits until it ends by itself; its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
     }
 
     /// Its process.

@@ -15,7 +15,7 @@ const LONGEST: usize = 65_536;
 /// Room for what one batch holds, sealed.
 const ROOM: usize = 10 * (LONGEST + OVERHEAD);
 
-const _: () = assert!(LONGEST > LONGEST_HANDSHAKE && LONGEST % PADDING == 0);
+const _: () = assert!(LONGEST > LONGEST_HANDSHAKE && LONGEST.is_multiple_of(PADDING));
 
 /// What became of a packet.
 #[derive(Debug, PartialEq, Eq)]

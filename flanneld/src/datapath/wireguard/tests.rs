@@ -3,6 +3,8 @@
 use super::peer::MOST_WAITING;
 use super::*;
 
+type Bytes = Vec<u8>;
+
 const A: usize = 0;
 const B: usize = 1;
 
@@ -47,7 +49,7 @@ impl Node {
         })
     }
 
-    fn open(&mut self, from: usize, datagram: &[u8]) -> Result<(Option<Vec<u8>>, Vec<Vec<u8>>), Reason> {
+    fn open(&mut self, from: usize, datagram: &[u8]) -> Result<(Option<Bytes>, Vec<Bytes>), Reason> {
         let mut sent = Sent::default();
         let opened = self.opener.open(datagram, 0..datagram.len(), name(from), &mut sent)?;
         let packet = opened.map(|(sender, at)| {
