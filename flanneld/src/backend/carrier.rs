@@ -2,11 +2,13 @@
 //! when somebody takes a part of it away.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use hostnet::Netlink;
 use ipnetwork::{IpNetwork, Ipv4Network};
+use serde::{Deserialize, Serialize};
 
 use super::extension::Extension;
 use super::kernel::{self, Scope};
@@ -14,6 +16,9 @@ use super::udp::Tunnel;
 use super::{BackendKind, host_gw, udp, vxlan, wireguard};
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
+use crate::datapath::engine::Engine;
+use crate::datapath::pass::Given;
+use crate::datapath::path::Level;
 use crate::iface::External;
 use crate::lease::key::{Advert, Lease};
 use crate::route::{Handle, Table};
@@ -26,6 +31,13 @@ enum Way {
     HostGw,
     Extension(Extension),
     Nothing,
+}
+
+/// What a data path has to be like that one process starts and another one goes on with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    listen: SocketAddrV4,
+    level: Level,
 }
 
 /// See the module.
@@ -60,6 +72,7 @@ impl Carrier {
                 meters,
                 wireguard: None,
                 engine: None,
+                given: None,
             }),
             BackendKind::Wireguard(wanted) => {
                 let node = wireguard::Node::new(wanted.clone())?;
@@ -72,6 +85,7 @@ impl Carrier {
                     meters,
                     wireguard: Some(node.wireguard.clone()),
                     engine: None,
+                    given: None,
                 };
                 Way::Wireguard(tunnel, node)
             }
@@ -125,6 +139,37 @@ impl Carrier {
         match &self.way {
             Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.is_alive(),
             _ => true,
+        }
+    }
+
+    /// What it could go on with, if another process passed it on.
+    pub fn wish(&self) -> Option<Wish> {
+        match &self.way {
+            Way::Udp(tunnel) => Some(Wish { listen: tunnel.address, level: tunnel.options.level }),
+            // WireGuard's sessions are one process's: the next one makes its own, and both cannot read one queue.
+            _ => None,
+        }
+    }
+
+    /// Goes on with that from its next start on.
+    pub fn inherit(&mut self, inherited: Option<Given>) {
+        if let Way::Udp(tunnel) = &mut self.way {
+            tunnel.given = inherited;
+        }
+    }
+
+    /// What is passed on to a process with this wish, while packets are carried as before. If there is nothing that it could go on
+    /// with, this one lets go of what it has.
+    pub fn pass_on(&mut self, wish: Option<&Wish>) -> Vec<BorrowedFd<'_>> {
+        let fits = wish.is_some() && self.wish().as_ref() == wish;
+        match &mut self.way {
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
+                if !fits {
+                    tunnel.engine = None;
+                }
+                tunnel.engine.as_ref().map(Engine::descriptors).unwrap_or_default()
+            }
+            _ => Vec::new(),
         }
     }
 

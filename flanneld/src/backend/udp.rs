@@ -11,6 +11,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use super::kernel::{self, Desired, refuse};
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::{Engine, Parts};
+use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
 use crate::datapath::udp::Udp;
@@ -68,6 +69,8 @@ pub struct Tunnel {
     pub wireguard: Option<Arc<Wireguard>>,
     /// The data path, while it runs.
     pub engine: Option<Engine>,
+    /// What another process passed on, for the next start.
+    pub given: Option<Given>,
 }
 
 impl Tunnel {
@@ -76,18 +79,26 @@ impl Tunnel {
         self.engine.as_ref().is_some_and(Engine::is_alive)
     }
 
-    /// Attaches to the device, which is made if it isn't there, and carries packets. The tunnel's own address is the subnet's first,
-    /// which no pod gets.
+    /// Attaches to the device, which is made if it isn't there, and carries packets; or goes on with the queues and sockets that
+    /// another process passed on. The tunnel's own address is the subnet's first, which no pod gets.
     pub fn start(&mut self, own: Ipv4Network) -> Result<()> {
         if self.engine.take().is_some() {
             tracing::warn!("the data path ended; starting it again");
         }
         let (queues, level, meters) = (self.options.queues(), self.options.level, self.meters.clone());
         let address = self.address;
-        let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
-            format!("cannot listen on UDP {address}: does another flanneld run on this host?")
-        })?;
-        let tun = Tun::open(self.device, queues, level, &meters.path)?;
+        let (tun, udp) = match self.given.take() {
+            Some(Given { alone, queues, sockets }) => {
+                let udp = Udp::adopt(sockets, level, meters.path.clone());
+                (Tun::adopt(self.device, (alone, queues), level, &meters.path)?, udp)
+            }
+            None => {
+                let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
+                    format!("cannot listen on UDP {address}: does another flanneld run on this host?")
+                })?;
+                (Tun::open(self.device, queues, level, &meters.path)?, udp)
+            }
+        };
         let (routes, wireguard, mtu) = (self.routes.clone(), self.wireguard.clone(), self.mtu as usize);
         let own = own.network();
         self.engine = Some(Engine::start(Parts { tun, udp, routes, own, level, meters, wireguard, mtu })?);

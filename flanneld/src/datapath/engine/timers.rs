@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::datapath::counters::Reason;
-use crate::datapath::wireguard::{LONGEST_HANDSHAKE, Wireguard};
+use crate::datapath::wireguard::{LONGEST_HANDSHAKE, Peer, Wireguard};
 
 /// Between two looks; WireGuard's own times are seconds.
 const LOOK: Duration = Duration::from_millis(250);
@@ -16,6 +16,8 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) fn run(shared: &Shared, wireguard: &Wireguard) {
     let mut out = [0; LONGEST_HANDSHAKE];
     let mut second = Instant::now();
+    // Whoever carried packets before, the peers' sessions were with him.
+    wireguard.peers().iter().for_each(Peer::greet_again);
     while shared.pause(LOOK) {
         if second.elapsed() >= SECOND {
             second = Instant::now();

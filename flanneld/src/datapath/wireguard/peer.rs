@@ -152,6 +152,11 @@ impl Peer {
         Some((state.endpoint, sealed))
     }
 
+    /// It is to be called upon as if it were new.
+    pub fn greet_again(&self) {
+        self.state.lock().greeted = false;
+    }
+
     /// What is to be done by now: a handshake, anew or for the first time if it `may` be, or a sign of life.
     pub fn tick(&self, may_greet: bool, out: &mut [u8]) -> Tick {
         let mut state = self.state.lock();
