@@ -116,11 +116,12 @@ impl Carrier {
     /// What the own lease says.
     pub fn advert(&self) -> Advert {
         match &self.way {
-            // flannel's udp and alloc leases say nothing.
-            Way::Udp(_) | Way::Nothing => Advert::default(),
+            // Besides, flannel's udp and alloc leases say nothing.
+            Way::Udp(_) => Advert { features: udp::features(), ..Advert::default() },
+            Way::Nothing => Advert::default(),
             Way::Wireguard(_, node) => node.advert(),
             Way::Vxlan(device) => device.options.advert(device.mac),
-            Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), data: String::new() },
+            Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
             Way::Extension(extension) => extension.advert(),
         }
     }

@@ -17,6 +17,7 @@ use crate::datapath::tun::Tun;
 use crate::datapath::udp::Udp;
 use crate::datapath::wireguard::Wireguard;
 use crate::iface::External;
+use crate::lease::features::{Feature, Features};
 use crate::route::Handle;
 
 /// The device's name, as flannel has it.
@@ -29,6 +30,11 @@ const QUEUE: u32 = 100;
 /// The largest inner packet.
 pub fn mtu(external: &External) -> u32 {
     external.link.mtu.saturating_sub(OVERHEAD)
+}
+
+/// What others may send here that a Go flannel could not take: see [`crate::datapath::partial`].
+pub fn features() -> Features {
+    Features::default().with(Feature::Offload)
 }
 
 /// Queues that are made at most, each with a thread a direction.

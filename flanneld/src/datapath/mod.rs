@@ -22,6 +22,7 @@ pub mod icmp;
 pub mod layers;
 pub mod outbox;
 pub mod packet;
+pub mod partial;
 pub mod pass;
 pub mod path;
 pub mod split;

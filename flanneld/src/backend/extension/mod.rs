@@ -120,7 +120,7 @@ impl Extension {
 
     /// What the own lease says.
     pub fn advert(&self) -> Advert {
-        Advert { kind: TYPE.to_owned(), data: self.data.clone() }
+        Advert { kind: TYPE.to_owned(), data: self.data.clone(), ..Advert::default() }
     }
 
     /// Runs the command that follows the lease.
@@ -217,7 +217,7 @@ mod tests {
     use serde_json::json;
 
     fn lease(subnet: &str, last: u8, kind: &str, data: &str) -> Lease {
-        let backend = Advert { kind: kind.into(), data: data.into() };
+        let backend = Advert { kind: kind.into(), data: data.into(), ..Advert::default() };
         Lease { subnet: subnet.parse().unwrap(), public_ip: [192, 0, 2, last].into(), backend }
     }
 

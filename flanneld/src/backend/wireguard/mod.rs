@@ -152,7 +152,7 @@ impl Node {
     /// What the own lease says.
     pub fn advert(&self) -> Advert {
         let data = format!(r#"{{"PublicKey":"{}","Port":{}}}"#, self.wireguard.public(), self.options.port);
-        Advert { kind: TYPE.to_owned(), data }
+        Advert { kind: TYPE.to_owned(), data, ..Advert::default() }
     }
 
     /// Hands the peers to the data path; the next hop to each subnet.
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn lease(n: u8, last: u8, data: &str) -> Lease {
-        let backend = Advert { kind: TYPE.into(), data: data.into() };
+        let backend = Advert { kind: TYPE.into(), data: data.into(), ..Advert::default() };
         Lease {
             subnet: format!("10.5.{n}.0/24").parse().unwrap(),
             public_ip: [192, 0, 2, last].into(),

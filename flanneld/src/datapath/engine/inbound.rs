@@ -10,6 +10,7 @@ use crate::datapath::coalesce::{Joined, Run, Runs};
 use crate::datapath::counters::{Counters, Reason};
 use crate::datapath::forward;
 use crate::datapath::layers::MAX_HEADER;
+use crate::datapath::partial;
 use crate::datapath::path::{Feature, Path};
 use crate::datapath::tun::Queue;
 use crate::datapath::udp::Udp;
@@ -53,7 +54,10 @@ pub(super) fn run(shared: &Shared, queue: usize) {
         let (bytes, datagrams) = receiver.received();
         for (datagram, at) in datagrams.iter().flat_map(|d| d.segments().map(move |at| (d, at))) {
             let judged = match &mut opener {
-                None => forward::inbound(&mut bytes[at.clone()], datagram.from, &table).map(|()| Some(at)),
+                None => forward::inbound(&mut bytes[at.clone()], datagram.from, &table).map(|()| {
+                    partial::finish(&mut bytes[at.clone()]);
+                    Some(at)
+                }),
                 Some(opener) => opener.open(bytes, at, datagram.from, &mut answers).and_then(|opened| {
                     let Some((sender, at)) = opened else { return Ok(None) };
                     forward::inbound(opener.packet(at.clone()), sender, &table).map(|()| Some(at))
