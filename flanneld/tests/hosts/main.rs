@@ -21,6 +21,7 @@ mod flood;
 mod heal;
 mod inject;
 mod lab;
+mod moving;
 mod nat;
 mod series;
 mod silent;
