@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::extension::Extension;
 use super::kernel::{self, Scope};
 use super::udp::Tunnel;
-use super::{BackendKind, host_gw, udp, vxlan, wireguard};
+use super::{BackendKind, host_gw, ipip, udp, vxlan, wireguard};
 use crate::config::IfaceChoice;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
@@ -29,6 +29,7 @@ enum Way {
     Udp(Tunnel),
     Wireguard(Tunnel, wireguard::Node),
     Vxlan(vxlan::Device),
+    Ipip(ipip::Device),
     HostGw,
     Extension(Extension),
     Nothing,
@@ -100,6 +101,9 @@ impl Carrier {
                 host_gw::check(&external)?;
                 Way::HostGw
             }
+            BackendKind::Ipip(options) => {
+                Way::Ipip(ipip::Device { options: *options, external: external.clone() })
+            }
             BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
@@ -129,6 +133,7 @@ impl Carrier {
             Way::Nothing => Advert::default(),
             Way::Wireguard(_, node) => node.advert(),
             Way::Vxlan(device) => device.options.advert(device.mac),
+            Way::Ipip(_) => Advert { kind: ipip::TYPE.to_owned(), ..Advert::default() },
             Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
             Way::Extension(extension) => extension.advert(),
         }
@@ -139,6 +144,7 @@ impl Carrier {
         match &self.way {
             Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.mtu,
             Way::Vxlan(device) => device.options.mtu(&self.external),
+            Way::Ipip(device) => device.mtu(),
             Way::HostGw | Way::Extension(_) | Way::Nothing => self.external.link.mtu,
         }
     }
@@ -196,6 +202,7 @@ impl Carrier {
             Way::Udp(tunnel) => tunnel.move_to(found.address, udp::mtu(&found)),
             Way::Wireguard(tunnel, node) => tunnel.move_to(found.address, node.mtu(&found)),
             Way::Vxlan(device) => device.external = found.clone(),
+            Way::Ipip(device) => device.external = found.clone(),
             Way::HostGw => host_gw::check(&found)?,
             _ => {}
         }
@@ -287,6 +294,11 @@ impl Carrier {
                 let device = vxlan.ensure(&self.netlink, own).await?;
                 let on_link = self.on_link().await?;
                 (Some(device), vxlan.plan(device, self.network, &on_link, &self.leases))
+            }
+            Way::Ipip(ipip) => {
+                let device = ipip.ensure(&self.netlink, own).await?;
+                let on_link = self.on_link().await?;
+                (Some(device), ipip.plan(device, self.network, &on_link, &self.leases))
             }
             Way::HostGw => (None, host_gw::plan(self.network, &self.external, &self.leases)),
         };
