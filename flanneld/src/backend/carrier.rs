@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use hostnet::Netlink;
 use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
@@ -14,12 +14,13 @@ use super::extension::Extension;
 use super::kernel::{self, Scope};
 use super::udp::Tunnel;
 use super::{BackendKind, host_gw, ipip, udp, vxlan, wireguard};
+use crate::config::IfaceChoice;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
 use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
-use crate::iface::External;
+use crate::iface::{self, External};
 use crate::lease::key::{Advert, Lease};
 use crate::route::{Handle, Table};
 
@@ -49,6 +50,8 @@ pub struct Carrier {
     /// Whether what is sent to the own subnet is dropped while no interface has it.
     blackhole: bool,
     way: Way,
+    /// The backend's own device, as it was found last.
+    device: Option<u32>,
     /// What the kernel should have, as of the last leases; the device's part of it is made anew where the device is.
     leases: Vec<Lease>,
 }
@@ -94,21 +97,26 @@ impl Carrier {
                 let mac = vxlan::choose_mac(&netlink, options, &leases, external.public).await?;
                 Way::Vxlan(vxlan::Device { options: *options, external: external.clone(), mac })
             }
+            BackendKind::HostGw => {
+                host_gw::check(&external)?;
+                Way::HostGw
+            }
             BackendKind::Ipip(options) => {
                 Way::Ipip(ipip::Device { options: *options, external: external.clone() })
             }
-            BackendKind::HostGw if external.public != external.address => bail!(
-                "host-gw: --public-ip {} must be an address of {}, which has {}",
-                external.public,
-                external.link.name,
-                external.address
-            ),
-            BackendKind::HostGw => Way::HostGw,
             BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
         let others = leases.into_iter().filter(|lease| lease.public_ip != external.public).collect();
-        Ok(Carrier { netlink, network: network.network, external, blackhole: false, way, leases: others })
+        Ok(Carrier {
+            netlink,
+            network: network.network,
+            external,
+            blackhole: false,
+            way,
+            device: None,
+            leases: others,
+        })
     }
 
     /// Drops what is sent to the own subnet while no interface has it, or refuses it.
@@ -180,6 +188,38 @@ impl Carrier {
         }
     }
 
+    /// Looks whether the interface to the other nodes is another one now or has another address, and goes over to it; whether that was
+    /// so. As long as there is none, what was known of it stays.
+    pub async fn follow_interface(&mut self, choice: &IfaceChoice, public: Option<Ipv4Addr>) -> Result<bool> {
+        let found = iface::find(&self.netlink, choice, public, Some(self.external.address)).await?;
+        let what = |external: &External| (external.link.index, external.link.mtu, external.address);
+        if what(&found) == what(&self.external) && found.public == self.external.public {
+            return Ok(false);
+        }
+        tracing::warn!(interface = found.link.name, index = found.link.index, address = %found.address, public = %found.public,
+            mtu = found.link.mtu, "the interface to the other nodes is another one now, or has changed");
+        match &mut self.way {
+            Way::Udp(tunnel) => tunnel.move_to(found.address, udp::mtu(&found)),
+            Way::Wireguard(tunnel, node) => tunnel.move_to(found.address, node.mtu(&found)),
+            Way::Vxlan(device) => device.external = found.clone(),
+            Way::Ipip(device) => device.external = found.clone(),
+            Way::HostGw => host_gw::check(&found)?,
+            _ => {}
+        }
+        self.external = found;
+        Ok(true)
+    }
+
+    /// The address that other nodes are told.
+    pub fn public_ip(&self) -> Ipv4Addr {
+        self.external.public
+    }
+
+    /// The backend's own device, as it was found last.
+    pub fn device(&self) -> Option<u32> {
+        self.device
+    }
+
     /// Stops what belongs to an earlier lease, and makes what this one needs.
     pub async fn start(&mut self, own: Ipv4Network) -> Result<()> {
         if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
@@ -238,7 +278,7 @@ impl Carrier {
     }
 
     /// Brings device and tables into the state that the lease and the others' leases ask for.
-    async fn sync(&self, own: Ipv4Network) -> Result<()> {
+    async fn sync(&mut self, own: Ipv4Network) -> Result<()> {
         let (device, mut desired) = match &self.way {
             // Devices and routes are somebody else's.
             Way::Nothing => return self.drop_only(own).await,
@@ -265,6 +305,7 @@ impl Carrier {
         if self.blackhole {
             desired.routes.push(kernel::blackhole(own));
         }
+        self.device = device;
         let scope = Scope { network: self.network, underlay: self.external.link.index, device };
         kernel::sync(&self.netlink, scope, &desired).await
     }

@@ -133,7 +133,7 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
         }
     };
     let host = node::Host { config, changes: started.changes, network: started.network };
-    let mut node = Node::new(host, started.carrier, metrics, ready);
+    let mut node = Node::new(host, started.carrier, keeper, metrics, ready);
     node.settle(&owned, &started.follower).await?;
     notify::ready();
     // For as long as this connection lasts the other one stands by.
@@ -141,7 +141,7 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
         Some(predecessor) => Some(predecessor.carrying().await?),
         None => None,
     };
-    node.keep((started.store, keeper), owned, started.follower, &mut place).await
+    node.keep(started.store, owned, started.follower, &mut place).await
 }
 
 /// What there is before the lease.
@@ -157,7 +157,7 @@ struct Started {
 async fn start(config: &Config, meters: Meters) -> Result<Started> {
     let netlink = Netlink::connect()?;
     let changes = Changes::listen()?;
-    let external = iface::find(&netlink, &config.iface, config.public_ip).await?;
+    let external = iface::find(&netlink, &config.iface, config.public_ip, None).await?;
     tracing::info!(interface = external.link.name, address = %external.address, public = %external.public, "using interface");
     let store: Arc<dyn LeaseStore> = Arc::new(Etcd::connect(&config.etcd).await?);
     let network = network_config(store.as_ref()).await?;
