@@ -10,7 +10,11 @@ use nix::sys::socket::{
 
 use crate::{Error, Result};
 
-const GROUPS: u32 = (libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV4_ROUTE) as u32;
+const GROUPS: u32 = (libc::RTMGRP_LINK
+    | libc::RTMGRP_IPV4_IFADDR
+    | libc::RTMGRP_IPV4_ROUTE
+    | libc::RTMGRP_IPV6_IFADDR
+    | libc::RTMGRP_IPV6_ROUTE) as u32;
 /// Messages that are read at a time; if there are more, the next look finds them.
 const MOST: usize = 4096;
 
@@ -26,7 +30,7 @@ impl Changes {
         open().map(|socket| Changes { socket }).map_err(|errno| Error::Socket { source: errno.into() })
     }
 
-    /// Whether there was a change of links, IPv4 addresses or IPv4 routes since the last look. When in doubt there was.
+    /// Whether there was a change of links, addresses or routes since the last look. When in doubt there was.
     pub fn any(&self) -> bool {
         let mut changed = false;
         for _ in 0..MOST {

@@ -9,6 +9,7 @@ pub mod vxlan;
 use serde_json::Value;
 
 use crate::config::network::{BadNetwork, get};
+use crate::family::Family;
 
 /// flannel's port for the udp backend.
 const UDP_PORT: u16 = 8285;
@@ -57,5 +58,10 @@ impl BackendKind {
             }
             _ => Err(bad(format!("Type {kind} is unknown: udp, vxlan, host-gw and alloc are there"))),
         }
+    }
+
+    /// Whether packets of a family can be carried.
+    pub fn carries(&self, family: Family) -> bool {
+        family == Family::V4 || !matches!(self, BackendKind::Udp { .. })
     }
 }

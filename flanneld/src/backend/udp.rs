@@ -1,18 +1,19 @@
 //! The udp backend: a persistent TUN with the route to the whole network, and the engine between it and the socket.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddrV4};
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result};
 use hostnet::{Netlink, Route, sysctl};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
-use super::kernel::{self, Desired, refuse};
+use super::kernel::{self, Desired};
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::{Engine, Parts};
 use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
 use crate::datapath::udp::Udp;
+use crate::family::Dual;
 use crate::iface::External;
 use crate::route::Handle;
 
@@ -71,7 +72,7 @@ pub async fn ensure(netlink: &Netlink, own: Ipv4Network, external: &External) ->
     if link.mtu != mtu(external) {
         netlink.set_mtu(link.index, mtu(external)).await?;
     }
-    kernel::set_address(netlink, link.index, own.network()).await?;
+    kernel::set_address(netlink, link.index, IpAddr::V4(own.network())).await?;
     if !link.up {
         netlink.set_txqlen(link.index, QUEUE).await?;
         netlink.set_up(link.index, true).await?;
@@ -83,6 +84,8 @@ pub async fn ensure(netlink: &Netlink, own: Ipv4Network, external: &External) ->
 
 /// The route into the device, and the one that refuses while the device is away. Pure.
 pub fn plan(device: u32, network: Ipv4Network, external: &External) -> Desired {
-    let into = Route { oif: Some(device), mtu: Some(mtu(external)), ..Route::to(IpNetwork::V4(network)) };
-    Desired { routes: vec![into, refuse(network)], neighbours: Vec::new() }
+    let network = IpNetwork::V4(network);
+    let mut desired = Desired::refusing(&Dual::only_v4(network));
+    desired.routes.push(Route { oif: Some(device), mtu: Some(mtu(external)), ..Route::to(network) });
+    desired
 }

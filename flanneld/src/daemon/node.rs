@@ -53,12 +53,12 @@ impl Node {
 
     /// Brings device, rules and subnet.env into the state that a lease asks for.
     pub(super) async fn settle(&mut self, owned: &Owned) -> Result<()> {
-        self.carrier.start(owned.lease.subnet).await?;
+        self.carrier.start(owned.lease.subnets).await?;
         let mtu = self.carrier.mtu();
         self.rules.put(&self.wanted_rules(owned))?;
         let env = SubnetEnv {
-            network: self.host.network.network,
-            subnet: owned.lease.subnet,
+            networks: self.host.network.networks(),
+            subnets: owned.lease.subnets,
             mtu,
             ip_masq: self.host.config.ip_masq,
         };
@@ -71,7 +71,7 @@ impl Node {
     /// Forwards nothing until there are routes again.
     pub(super) async fn stand_still(&mut self, lost: &Owned) {
         self.ready.set(false);
-        if let Err(error) = self.carrier.withdraw(lost.lease.subnet).await {
+        if let Err(error) = self.carrier.withdraw(lost.lease.subnets).await {
             tracing::error!("cannot take the routes away: {error:#}");
         }
     }
@@ -82,9 +82,9 @@ impl Node {
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
         self.ready.set(self.carrier.is_alive());
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
-        let others = follower.leases().filter(|lease| lease.public_ip != owned.lease.public_ip);
+        let others = follower.leases().filter(|lease| !lease.is_of(&owned.lease.public));
         let until = owned.safe_until().map(Instant::into_std);
-        if let Err(error) = self.carrier.publish(owned.lease.subnet, others, until).await {
+        if let Err(error) = self.carrier.publish(owned.lease.subnets, others, until).await {
             let error = format!("{error:#}");
             self.told.once(&error, |error| tracing::error!("{error}"));
         }
@@ -114,7 +114,7 @@ impl Node {
     }
 
     async fn mend_carrier(&mut self, owned: &Owned) -> Result<()> {
-        let mended = self.carrier.mend(owned.lease.subnet).await;
+        let mended = self.carrier.mend(owned.lease.subnets).await;
         self.ready.set(self.carrier.is_alive());
         mended
     }
@@ -129,8 +129,8 @@ impl Node {
 
     fn wanted_rules(&self, owned: &Owned) -> Rules {
         Rules {
-            network: self.host.network.network,
-            subnet: owned.lease.subnet,
+            networks: self.host.network.networks(),
+            subnets: owned.lease.subnets,
             masquerade: self.host.config.ip_masq,
             forward: self.host.config.forward_rules,
         }
