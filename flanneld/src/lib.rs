@@ -16,6 +16,8 @@ pub mod family;
 pub mod http;
 pub mod iface;
 pub mod lease;
+pub mod logging;
 pub mod masquerade;
+pub mod notify;
 pub mod route;
 pub mod subnet_env;

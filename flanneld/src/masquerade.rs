@@ -20,6 +20,8 @@ pub struct Rules {
     pub subnets: Dual<IpNetwork>,
     /// Masquerade what leaves the network.
     pub masquerade: bool,
+    /// Choose source ports by chance.
+    pub random_ports: bool,
     /// Accept forwarded packets of the network.
     pub forward: bool,
 }
@@ -48,6 +50,7 @@ impl Rules {
         if !self.masquerade && !self.forward {
             return text;
         }
+        let random = if self.random_ports { " fully-random" } else { "" };
         let multicast = if family == Family::V4 { "224.0.0.0/4" } else { "ff00::/8" };
         text.push_str(&format!("table {ip} {table} {{\n"));
         if self.masquerade {
@@ -58,8 +61,8 @@ impl Rules {
     {ip} saddr {subnet} {ip} daddr {net} return
     {ip} saddr {net} {ip} daddr {subnet} return
     {ip} saddr != {net} {ip} daddr {subnet} return
-    {ip} saddr {net} {ip} daddr != {multicast} masquerade fully-random
-    {ip} saddr != {net} {ip} daddr {net} masquerade fully-random
+    {ip} saddr {net} {ip} daddr != {multicast} masquerade{random}
+    {ip} saddr != {net} {ip} daddr {net} masquerade{random}
   }}\n"
             ));
         }
@@ -150,6 +153,7 @@ mod tests {
             networks: Dual { v4: "10.5.0.0/16".parse().ok(), v6: "fc00::/48".parse().ok() },
             subnets: Dual { v4: "10.5.1.0/24".parse().ok(), v6: "fc00:0:0:1::/64".parse().ok() },
             masquerade: true,
+            random_ports: true,
             forward: true,
         };
         let text = rules.ruleset(&Family::BOTH);

@@ -1,18 +1,24 @@
 //! What carries this node's packets, whatever the backend: prepared before the lease, started with it, told the leases, and mended
 //! when somebody takes a part of it away.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use hostnet::{Netlink, sysctl};
 use ipnetwork::{IpNetwork, Ipv4Network};
+use serde::{Deserialize, Serialize};
 
-use super::kernel::{self, Desired, Scope};
-use super::{BackendKind, host_gw, udp, vxlan};
+use super::extension::Extension;
+use super::kernel::{self, Scope};
+use super::udp::Tunnel;
+use super::{BackendKind, host_gw, udp, vxlan, wireguard};
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
+use crate::datapath::pass::Given;
+use crate::datapath::path::Level;
 use crate::family::{Dual, Family};
 use crate::iface::External;
 use crate::lease::key::{Advert, Lease};
@@ -23,10 +29,19 @@ const IPV6_LEAST_MTU: u32 = 1280;
 
 /// What packets are carried by.
 enum Way {
-    Udp { port: u16, options: udp::Options, routes: Handle, meters: Meters, engine: Option<Engine> },
+    Udp(Tunnel),
+    Wireguard(Tunnel, wireguard::Node),
     Vxlan(vxlan::Devices),
     HostGw,
+    Extension(Extension),
     Nothing,
+}
+
+/// What a data path has to be like that one process starts and another one goes on with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    listen: SocketAddrV4,
+    level: Level,
 }
 
 /// See the module.
@@ -34,6 +49,8 @@ pub struct Carrier {
     netlink: Netlink,
     networks: Dual<IpNetwork>,
     external: External,
+    /// Whether what is sent to the own subnet is dropped while no interface has it.
+    blackhole: bool,
     way: Way,
     /// What the kernel should have, as of the last leases; the device's part of it is made anew where the device is.
     leases: Vec<Lease>,
@@ -49,20 +66,43 @@ impl Carrier {
         (options, meters): (udp::Options, Meters),
         leases: Vec<Lease>,
     ) -> Result<Carrier> {
-        let way = match network.backend {
-            BackendKind::Udp { port } => {
-                Way::Udp { port, options, routes: Handle::default(), meters, engine: None }
+        let way = match &network.backend {
+            BackendKind::Udp { port } => Way::Udp(Tunnel {
+                device: udp::DEVICE,
+                address: SocketAddrV4::new(ipv4_of(&external)?, *port),
+                mtu: udp::mtu(&external),
+                options,
+                routes: Handle::default(),
+                meters,
+                wireguard: None,
+                engine: None,
+                given: None,
+            }),
+            BackendKind::Wireguard(wanted) => {
+                let node = wireguard::Node::new(wanted.clone())?;
+                let tunnel = Tunnel {
+                    device: wireguard::DEVICE,
+                    address: SocketAddrV4::new(ipv4_of(&external)?, wanted.port),
+                    mtu: wanted.mtu(&external),
+                    options,
+                    routes: Handle::default(),
+                    meters,
+                    wireguard: Some(node.wireguard.clone()),
+                    engine: None,
+                    given: None,
+                };
+                Way::Wireguard(tunnel, node)
             }
             BackendKind::Vxlan(options) => {
                 let last = leases.iter().find(|lease| lease.is_of(&external.public));
                 let mut macs = Dual::default();
                 if network.pools.v4.is_some() {
-                    macs.v4 = Some(vxlan::choose_mac(&netlink, &options, Family::V4, last).await?);
+                    macs.v4 = Some(vxlan::choose_mac(&netlink, options, Family::V4, last).await?);
                 }
                 if network.pools.v6.is_some() {
-                    macs.v6 = Some(vxlan::choose_mac(&netlink, &options, Family::V6, last).await?);
+                    macs.v6 = Some(vxlan::choose_mac(&netlink, options, Family::V6, last).await?);
                 }
-                Way::Vxlan(vxlan::Devices { options, external: external.clone(), macs })
+                Way::Vxlan(vxlan::Devices { options: *options, external: external.clone(), macs })
             }
             BackendKind::HostGw if external.public != external.address => bail!(
                 "host-gw: --public-ip {} must be an address of {}, which has {}",
@@ -71,10 +111,12 @@ impl Carrier {
                 external.address
             ),
             BackendKind::HostGw => Way::HostGw,
+            BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
         let others = leases.into_iter().filter(|lease| !lease.is_of(&external.public)).collect();
-        let carrier = Carrier { netlink, networks: network.networks(), external, way, leases: others };
+        let networks = network.networks();
+        let carrier = Carrier { netlink, networks, external, blackhole: false, way, leases: others };
         if carrier.networks.v6.is_some() {
             carrier.prepare_ipv6()?;
         }
@@ -98,41 +140,84 @@ impl Carrier {
         Ok(sysctl::set("net/ipv6/conf/all/forwarding", "1")?)
     }
 
+    /// Drops what is sent to the own subnet while no interface has it, or refuses it.
+    #[must_use]
+    pub fn with_blackhole(self, blackhole: bool) -> Carrier {
+        Carrier { blackhole, ..self }
+    }
+
     /// What the own lease says.
     pub fn advert(&self) -> Advert {
         match &self.way {
-            // flannel's udp and alloc leases say nothing.
-            Way::Udp { .. } | Way::Nothing => Advert::default(),
+            // Besides, flannel's udp and alloc leases say nothing.
+            Way::Udp(_) => Advert { features: udp::features(), ..Advert::default() },
+            Way::Nothing => Advert::default(),
+            Way::Wireguard(_, node) => node.advert(),
             Way::Vxlan(device) => device.options.advert(&device.macs),
-            Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), data: Dual::default() },
+            Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
+            Way::Extension(extension) => extension.advert(),
         }
     }
 
     /// The largest packet of a pod, of whichever family.
     pub fn mtu(&self) -> u32 {
         match &self.way {
-            Way::Udp { .. } => udp::mtu(&self.external),
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.mtu,
             Way::Vxlan(devices) => {
                 let mtus =
                     self.networks.iter().map(|(family, _)| devices.options.mtu(&self.external, family));
                 mtus.min().unwrap_or(self.external.link.mtu)
             }
-            Way::HostGw | Way::Nothing => self.external.link.mtu,
+            Way::HostGw | Way::Extension(_) | Way::Nothing => self.external.link.mtu,
         }
     }
 
     /// Whether packets are carried.
     pub fn is_alive(&self) -> bool {
         match &self.way {
-            Way::Udp { engine, .. } => engine.as_ref().is_some_and(Engine::is_alive),
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.is_alive(),
             _ => true,
+        }
+    }
+
+    /// What it could go on with, if another process passed it on.
+    pub fn wish(&self) -> Option<Wish> {
+        match &self.way {
+            Way::Udp(tunnel) => Some(Wish { listen: tunnel.address, level: tunnel.options.level }),
+            // WireGuard's sessions are one process's: the next one makes its own, and both cannot read one queue.
+            _ => None,
+        }
+    }
+
+    /// Goes on with that from its next start on.
+    pub fn inherit(&mut self, inherited: Option<Given>) {
+        if let Way::Udp(tunnel) = &mut self.way {
+            tunnel.given = inherited;
+        }
+    }
+
+    /// What is passed on to a process with this wish, while packets are carried as before. If there is nothing that it could go on
+    /// with, this one lets go of what it has.
+    pub fn pass_on(&mut self, wish: Option<&Wish>) -> Vec<BorrowedFd<'_>> {
+        let fits = wish.is_some() && self.wish().as_ref() == wish;
+        match &mut self.way {
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
+                if !fits {
+                    tunnel.engine = None;
+                }
+                tunnel.engine.as_ref().map(Engine::descriptors).unwrap_or_default()
+            }
+            _ => Vec::new(),
         }
     }
 
     /// Stops what belongs to an earlier lease, and makes what this one needs.
     pub async fn start(&mut self, own: Dual<IpNetwork>) -> Result<()> {
-        if let Way::Udp { engine, .. } = &mut self.way {
-            *engine = None;
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
+            tunnel.engine = None;
+        }
+        if let Way::Extension(extension) = &self.way {
+            extension.start(&self.networks, &own, &self.external.public).await?;
         }
         self.mend(own).await
     }
@@ -140,8 +225,8 @@ impl Carrier {
     /// Without a lease nothing is carried.
     pub async fn withdraw(&mut self, own: Dual<IpNetwork>) -> Result<()> {
         self.leases.clear();
-        if let Way::Udp { routes, .. } = &self.way {
-            routes.publish(Table::default());
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &self.way {
+            tunnel.routes.publish(Table::default());
         }
         self.sync(own).await
     }
@@ -154,28 +239,33 @@ impl Carrier {
         others: impl Iterator<Item = &Lease>,
         until: Option<Instant>,
     ) -> Result<()> {
-        if let Way::Udp { port, routes, .. } = &self.way {
-            let peers = others.filter_map(|lease| {
-                Some((lease.subnets.ipv4()?, SocketAddrV4::new(lease.public.ipv4()?, *port)))
-            });
-            routes.publish(Table::new(own.ipv4(), peers).valid_until(until));
-            return Ok(());
+        match &mut self.way {
+            Way::Udp(tunnel) => {
+                let port = tunnel.address.port();
+                let peers = others.filter_map(|lease| {
+                    Some((lease.subnets.ipv4()?, SocketAddrV4::new(lease.public.ipv4()?, port)))
+                });
+                tunnel.routes.publish(Table::new(own.ipv4(), peers).valid_until(until));
+                Ok(())
+            }
+            Way::Wireguard(tunnel, node) => {
+                let peers = node.publish(others);
+                tunnel.routes.publish(Table::new(own.ipv4(), peers).valid_until(until));
+                Ok(())
+            }
+            _ => {
+                self.leases = others.cloned().collect();
+                self.sync(own).await
+            }
         }
-        self.leases = others.cloned().collect();
-        self.sync(own).await
     }
 
     /// Mends what somebody took away: device, address, routes, or a data path that ended.
     pub async fn mend(&mut self, own: Dual<IpNetwork>) -> Result<()> {
-        if let Way::Udp { port, options, routes, meters, engine } = &mut self.way
-            && !engine.as_ref().is_some_and(Engine::is_alive)
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way
+            && !tunnel.is_alive()
         {
-            if engine.take().is_some() {
-                tracing::warn!("the data path ended; starting it again");
-            }
-            let address = self.external.address.ipv4().with_context(|| no_ipv4(&self.external))?;
-            let (address, own) = (SocketAddrV4::new(address, *port), ipv4(own, &self.external)?);
-            *engine = Some(udp::start(address, own, *options, routes.clone(), meters.clone())?);
+            tunnel.start(ipv4(&own)?)?;
         }
         self.sync(own).await
     }
@@ -183,12 +273,17 @@ impl Carrier {
     /// Brings device and tables into the state that the lease and the others' leases ask for.
     async fn sync(&self, own: Dual<IpNetwork>) -> Result<()> {
         let mut devices = Dual::default();
-        let desired = match &self.way {
-            Way::Udp { .. } => {
-                let network = ipv4(self.networks, &self.external)?;
-                let device = udp::ensure(&self.netlink, ipv4(own, &self.external)?, &self.external).await?;
+        let mut desired = match &self.way {
+            // Devices and routes are somebody else's.
+            Way::Nothing => return self.drop_only(own).await,
+            Way::Extension(extension) => {
+                extension.publish(self.leases.clone());
+                return self.drop_only(own).await;
+            }
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
+                let device = tunnel.ensure(&self.netlink, ipv4(&own)?).await?;
                 devices.v4 = Some(device);
-                udp::plan(device, network, &self.external)
+                tunnel.plan(device, ipv4(&self.networks)?)
             }
             Way::Vxlan(vxlan) => {
                 if let Some(subnet) = own.v4 {
@@ -201,10 +296,22 @@ impl Carrier {
                 vxlan.plan(&devices, &self.networks, &on_link, &self.leases)
             }
             Way::HostGw => host_gw::plan(&self.networks, &self.external, &self.leases),
-            Way::Nothing => Desired::default(),
         };
+        if self.blackhole {
+            desired.routes.extend(own.values().map(|subnet| kernel::blackhole(*subnet)));
+        }
         let scope = Scope { networks: self.networks, underlay: self.external.link.index, devices };
         kernel::sync(&self.netlink, scope, &desired).await
+    }
+
+    /// Drops what is sent to own pods that are not there, if that is wished, and leaves all other routes alone.
+    async fn drop_only(&self, own: Dual<IpNetwork>) -> Result<()> {
+        if self.blackhole {
+            for subnet in own.values() {
+                self.netlink.replace_route(&kernel::blackhole(*subnet)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The networks of the interface to the other nodes.
@@ -215,11 +322,11 @@ impl Carrier {
     }
 }
 
-/// The udp backend carries IPv4 only, and a network without it is refused when it is read.
-fn ipv4(subnets: Dual<IpNetwork>, external: &External) -> Result<Ipv4Network> {
-    subnets.ipv4().with_context(|| no_ipv4(external))
+/// A tunnel of our own is of IPv4 only; a network without it is refused when it is read.
+fn ipv4(networks: &Dual<IpNetwork>) -> Result<Ipv4Network> {
+    networks.ipv4().context("this backend needs IPv4, which the network lacks")
 }
 
-fn no_ipv4(external: &External) -> String {
-    format!("the udp backend needs IPv4, which {} or the network lacks", external.link.name)
+fn ipv4_of(external: &External) -> Result<Ipv4Addr> {
+    external.address.ipv4().with_context(|| format!("{} has no IPv4 address", external.link.name))
 }

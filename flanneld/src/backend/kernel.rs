@@ -40,6 +40,11 @@ pub fn refuse(network: IpNetwork) -> Route {
     Route { kind: Kind::Unreachable, metric: Some(REFUSE_METRIC), ..Route::to(network) }
 }
 
+/// The route that drops what is sent to the own subnet while no interface has it: without a word, and before the network's other routes.
+pub fn blackhole(subnet: IpNetwork) -> Route {
+    Route { kind: Kind::Blackhole, metric: Some(REFUSE_METRIC), ..Route::to(subnet) }
+}
+
 /// Whose entries are ours to remove.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope {
@@ -89,18 +94,17 @@ pub async fn sync(netlink: &Netlink, scope: Scope, desired: &Desired) -> Result<
     outcome.context("the kernel's routes are not as they should be")
 }
 
-/// A route of a backend: into one of flannel's devices, or into the network by way of another node. What the kernel makes of a device's
-/// own addresses is none.
+/// A route of a backend, or the one that drops: into one of flannel's devices, or into the network by way of another node. What the kernel
+/// makes of a device's own addresses is none.
 fn ours(route: &Route, scope: Scope, devices: &[u32]) -> bool {
     let family = Family::of(route.dst.ip());
     let inside = scope.networks.get(family).is_some_and(|network| is_inside(route.dst, *network));
     let into_device =
         |oif| scope.devices.values().any(|own| *own == oif) || (inside && devices.contains(&oif));
+    let drops = inside && route.kind == Kind::Blackhole && route.metric == Some(REFUSE_METRIC);
     let via_node = inside && route.gateway.is_some() && route.oif == Some(scope.underlay);
-    route.table == MAIN
-        && route.kind == Kind::Unicast
-        && !route.by_kernel
-        && (via_node || route.oif.is_some_and(into_device))
+    let leads = route.kind == Kind::Unicast && (via_node || route.oif.is_some_and(into_device));
+    route.table == MAIN && !route.by_kernel && (leads || drops)
 }
 
 fn is_inside(part: IpNetwork, whole: IpNetwork) -> bool {
@@ -144,6 +148,10 @@ mod tests {
             (on("10.6.0.0/16", 7), true, "the own device's, of an earlier network"),
             (Route { table: 100, ..via("10.5.3.0/24", 2) }, false, "another table"),
             (refuse(networks.v4.unwrap()), false, "the refusing one"),
+            (blackhole("10.5.7.0/24".parse().unwrap()), true, "of an earlier lease"),
+            (blackhole("fc00:0:0:7::/64".parse().unwrap()), true, "of an earlier lease"),
+            (blackhole("10.6.7.0/24".parse().unwrap()), false, "of another network"),
+            (Route { kind: Kind::Blackhole, ..to("10.5.7.0/24") }, false, "somebody else's blackhole"),
             (via("fc00:0:0:3::/64", 2), true, "a host-gw route of IPv6"),
             (via("::/0", 2), false, "the default route of IPv6"),
             (via("fc00::/32", 2), false, "wider than the network of IPv6"),

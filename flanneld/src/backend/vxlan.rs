@@ -90,7 +90,7 @@ impl Options {
     /// What a lease says of the devices.
     pub fn advert(&self, macs: &Dual<[u8; 6]>) -> Advert {
         let data = macs.map(|mac| format!(r#"{{"VNI":{},"VtepMAC":"{}"}}"#, self.vni, mac_text(*mac)));
-        Advert { kind: TYPE.to_owned(), data }
+        Advert { kind: TYPE.to_owned(), data, ..Advert::default() }
     }
 
     /// What the lease of a peer says of its device, if it is one of this network.
@@ -252,7 +252,7 @@ mod tests {
         Lease {
             subnets: Dual { v4: subnets.0.parse().ok(), v6: subnets.1.parse().ok() },
             public: Dual { v4: public.0.parse().ok(), v6: public.1.parse().ok() },
-            backend: Advert { kind: TYPE.into(), data },
+            backend: Advert { kind: TYPE.into(), data, ..Advert::default() },
         }
     }
 

@@ -97,10 +97,7 @@ impl NetworkConfig {
         }
         let backend = BackendKind::parse(get(map, "Backend"))?;
         if v6 && !backend.carries(Family::V6) {
-            return Err(bad(
-                "EnableIPv6",
-                "the udp backend carries IPv4 only; choose another Backend, such as {\"Type\":\"vxlan\"}",
-            ));
+            return Err(bad("EnableIPv6", "this Backend carries IPv4 only; take vxlan, host-gw or alloc"));
         }
         let pool = |enabled: bool, rules: &Rules| enabled.then(|| Pool::parse(map, rules)).transpose();
         Ok(NetworkConfig { pools: Dual { v4: pool(v4, &V4)?, v6: pool(v6, &V6)? }, backend })
@@ -310,11 +307,14 @@ mod tests {
                 r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","SubnetMax":"10.5.3.0"}"#.to_owned(),
                 "SubnetMin",
             ),
-            (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"tencent-vpc"}}"#.to_owned(), "Backend"),
+            (
+                r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard","PSK":"short"}}"#.to_owned(),
+                "Backend",
+            ),
             (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":0.5}}"#.to_owned(), "Backend"),
             (
                 r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}"#.to_owned(),
-                "the udp backend carries IPv4 only",
+                "this Backend carries IPv4 only",
             ),
             (r#"{"EnableIPv4":false}"#.to_owned(), "EnableIPv4"),
             (r#"{"EnableIPv4":1}"#.to_owned(), "EnableIPv4: must be true or false"),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::allocate;
@@ -51,7 +52,22 @@ pub struct Owned {
     pub held: Held,
     /// Written without an end by somebody who wanted this node to have it (a reservation): it is not renewed.
     pub reserved: bool,
+    /// What it says in the store, if that is something else: it is written anew as soon as can be.
+    told: Option<Lease>,
     asked: Instant,
+    ttl: Duration,
+}
+
+/// A lease as one process leaves it to the next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Passed {
+    key: String,
+    value: String,
+    mod_revision: i64,
+    lease_id: i64,
+    reserved: bool,
+    /// Since it was asked for.
+    age: Duration,
     ttl: Duration,
 }
 
@@ -59,6 +75,25 @@ impl Owned {
     /// Until when it is certainly ours: its end, counted from before it was asked for, less a tenth for clocks that drift.
     pub fn safe_until(&self) -> Option<Instant> {
         (!self.reserved).then(|| self.asked + self.ttl.mul_f64(0.9))
+    }
+
+    /// Whether these are this host's addresses, under which it is known or was until now.
+    pub fn is_of(&self, node: &Dual<IpAddr>) -> bool {
+        self.lease.is_of(node) || self.told.as_ref().is_some_and(|told| told.is_of(node))
+    }
+
+    /// For the process that takes this one's place.
+    pub fn pass(&self) -> Passed {
+        let told = self.told.as_ref().unwrap_or(&self.lease);
+        Passed {
+            key: encode_key(&told.subnets),
+            value: told.encode(),
+            mod_revision: self.held.mod_revision,
+            lease_id: self.held.lease_id,
+            reserved: self.reserved,
+            age: self.asked.elapsed(),
+            ttl: self.ttl,
+        }
     }
 }
 
@@ -131,6 +166,19 @@ impl Keeper {
         self.acquire(lost.lease.subnets).await
     }
 
+    /// Goes on with a lease that another process of this host has passed on, which told of it after `asked`. It says what this process
+    /// wants it to say as soon as can be. None if the network does not hand out its subnets any more.
+    pub fn adopt(&self, passed: &Passed, asked: Instant) -> Option<Owned> {
+        let told = Lease::decode(&passed.key, passed.value.as_bytes()).ok()?;
+        let held = Held { mod_revision: passed.mod_revision, lease_id: passed.lease_id };
+        let lease = self.lease(told.subnets);
+        let told = Some(told).filter(|told| *told != lease);
+        let asked = asked.checked_sub(passed.age)?;
+        let (reserved, ttl) = (passed.reserved, passed.ttl);
+        let fits = self.settings.network.hands_out(&lease.subnets);
+        fits.then_some(Owned { lease, held, reserved, told, asked, ttl })
+    }
+
     /// Renews a lease; none if it is not ours any more.
     pub async fn renew(&self, owned: &Owned) -> Result<Option<Owned>, StoreError> {
         let renewed = self.write(&owned.lease, owned.held.mod_revision, owned.reserved).await?;
@@ -140,8 +188,12 @@ impl Keeper {
         Ok(renewed)
     }
 
-    /// When a lease is due to be renewed: a margin before its end, at the latest after half of its life.
+    /// When a lease is due to be renewed: a margin before its end, at the latest after half of its life; at once if it doesn't say
+    /// what it should.
     pub fn due(&self, owned: &Owned) -> Option<Instant> {
+        if owned.told.is_some() {
+            return Some(owned.asked);
+        }
         let margin = self.settings.margin.min(owned.ttl / 2);
         (!owned.reserved).then(|| owned.asked + owned.ttl - margin)
     }
@@ -254,7 +306,7 @@ impl Keeper {
 
     fn owned(&self, lease: Lease, held: Held, reserved: bool, asked: Instant) -> Owned {
         let ttl = Duration::from_secs(u64::try_from(self.settings.ttl).unwrap_or(0));
-        Owned { lease, held, reserved, asked, ttl }
+        Owned { lease, held, reserved, told: None, asked, ttl }
     }
 }
 
@@ -433,6 +485,30 @@ mod tests {
         assert_eq!(store.list().await.unwrap().records.len(), 1);
         let other = keeper(&store, 2, LARGE).acquire(owned.lease.subnets).await.unwrap();
         assert_ne!(other.lease.subnets, owned.lease.subnets, "nobody else takes it");
+    }
+
+    #[tokio::test]
+    async fn what_is_passed_on_is_renewed_by_the_next_process_only() {
+        let store = Memory::default();
+        let (old, new) = (keeper(&store, 1, DUAL), keeper(&store, 1, DUAL));
+        let owned = old.acquire(Dual::default()).await.unwrap();
+        let asked = Instant::now();
+        let adopted = new.adopt(&owned.pass(), asked).unwrap();
+        assert_eq!((&adopted.lease, adopted.held), (&owned.lease, owned.held));
+        assert!(adopted.safe_until() <= owned.safe_until(), "not a moment longer");
+        assert!(new.due(&adopted).unwrap() > Instant::now(), "nothing to say anew");
+        let renewed = new.renew(&adopted).await.unwrap().unwrap();
+        assert!(old.renew(&owned).await.unwrap().is_none(), "they do not fight");
+        assert!(new.renew(&renewed).await.unwrap().is_some());
+
+        // It is reached elsewhere, and says so at once.
+        let moved = keeper(&store, 9, DUAL);
+        let adopted = moved.adopt(&renewed.pass(), Instant::now()).unwrap();
+        assert!(moved.due(&adopted).unwrap() <= Instant::now());
+        assert!(adopted.is_of(&owned.lease.public) && adopted.is_of(&adopted.lease.public));
+        for elsewhere in [LARGE, r#"{"Network":"10.6.0.0/16"}"#] {
+            assert!(keeper(&store, 1, elsewhere).adopt(&renewed.pass(), Instant::now()).is_none());
+        }
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! A lease as a key and a value. The format is flannel's: no blanks, this order of fields, `PublicIPv6` always there.
+//! A lease as a key and a value. The format is flannel's: no blanks, this order of fields, `PublicIPv6` always there. Ours alone is the
+//! field at the end, `Features`, which is there only where a node has some.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -6,6 +7,7 @@ use std::str::FromStr;
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
+use super::features::Features;
 use crate::family::{Dual, Family};
 
 /// Who has which subnets, and how it is reached.
@@ -26,6 +28,8 @@ pub struct Advert {
     pub kind: String,
     /// What that backend needs to know for packets of each family, as JSON; none if it needs nothing.
     pub data: Dual<String>,
+    /// What its owner can take beyond what every flannel can.
+    pub features: Features,
 }
 
 /// One family's part of a lease: packets to this subnet go by way of this host.
@@ -120,6 +124,9 @@ impl Lease {
             let name = if family == Family::V4 { "BackendData" } else { "BackendV6Data" };
             text.push_str(&format!(r#","{name}":{data}"#));
         }
+        if let Some(features) = self.backend.features.encode() {
+            text.push_str(&format!(r#","Features":{features}"#));
+        }
         text.push('}');
         text
     }
@@ -138,7 +145,9 @@ impl Lease {
         let v6 = text("PublicIPv6").filter(|_| subnets.v6.is_some()).map(host::<Ipv6Addr>).transpose()?;
         let kind = text("BackendType").unwrap_or_default().to_owned();
         let data = Dual { v4: data("BackendData"), v6: data("BackendV6Data") };
-        Ok(Lease { subnets, public: Dual { v4: Some(v4), v6 }, backend: Advert { kind, data } })
+        let features = field("Features").map(Features::decode).unwrap_or_default();
+        let backend = Advert { kind, data, features };
+        Ok(Lease { subnets, public: Dual { v4: Some(v4), v6 }, backend })
     }
 }
 
@@ -149,6 +158,7 @@ fn host<A: FromStr + Into<IpAddr>>(text: &str) -> Result<IpAddr, BadLease> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::features::Feature;
     use super::*;
 
     fn lease() -> Lease {
@@ -159,7 +169,8 @@ mod tests {
 
     fn advert(kind: &str, v4: &str, v6: &str) -> Advert {
         let data = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        Advert { kind: kind.into(), data: Dual { v4: data(v4), v6: data(v6) } }
+        let data = Dual { v4: data(v4), v6: data(v6) };
+        Advert { kind: kind.into(), data, features: Features::default() }
     }
 
     #[test]
@@ -178,6 +189,11 @@ mod tests {
         );
         assert_eq!(vxlan.encode(), value);
         assert_eq!(Lease::decode("10.5.89.0-24", value.as_bytes()), Ok(vxlan));
+        let features = Features::default().with(Feature::Offload);
+        let ours = Lease { backend: Advert { features, ..Advert::default() }, ..lease() };
+        let value = r#"{"PublicIP":"192.168.100.1","PublicIPv6":null,"Features":["offload"]}"#;
+        assert_eq!(ours.encode(), value);
+        assert_eq!(Lease::decode("10.5.89.0-24", value.as_bytes()), Ok(ours));
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl Flanneld {
 
     /// Starts it on a host.
     pub fn spawn(lab: &Lab, host: usize, more: &[&str]) -> Flanneld {
+        Flanneld::spawn_with(lab, host, more, &[])
+    }
+
+    /// Starts it on a host, with further variables.
+    pub fn spawn_with(lab: &Lab, host: usize, more: &[&str], variables: &[(&str, &str)]) -> Flanneld {
         let ns = lab.hosts[host].ns.path().to_owned();
         let (file, log) =
             (lab.dir.path().join(format!("{host}.env")), lab.dir.path().join(format!("{host}.log")));
@@ -44,6 +49,9 @@ impl Flanneld {
             .args(["--ip-masq", "--subnet-file"])
             .arg(&file)
             .args(more)
+            // Hosts share the machine's files.
+            .env("WIREGUARD_KEY_FILE", key_file(lab, host))
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(out);
         let child = run_in(&ns, || command.spawn().unwrap()).unwrap();
@@ -61,6 +69,11 @@ impl Flanneld {
     pub fn end(&mut self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Waits until it ends by itself; its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
     }
 
     /// Its process.
@@ -122,6 +135,11 @@ impl Flanneld {
         stream.read_to_string(&mut text).ok()?;
         Some(text)
     }
+}
+
+/// Where a host's WireGuard key is.
+pub fn key_file(lab: &Lab, host: usize) -> PathBuf {
+    lab.dir.path().join(format!("{host}.wgkey"))
 }
 
 impl Drop for Flanneld {

@@ -5,15 +5,19 @@
 //! flow in one queue of the device and a peer at one socket, and a loop never shuffles what it moves. A peer's packets are
 //! written to the queue that has its socket's number; the kernel learns from that where to put the answers, so that a pair of
 //! loops has its peers for itself.
+//!
+//! Where packets are sealed, a further thread looks after the peers' timers ([`timers`]).
 
 mod inbound;
 mod outbound;
+mod timers;
 
 use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -21,11 +25,14 @@ use super::counters::Meters;
 use super::path::{Feature, Level};
 use super::tun::Tun;
 use super::udp::Udp;
+use super::wireguard::Wireguard;
 use crate::route::Handle;
 
 /// The running data path; dropping it ends all threads.
 #[derive(Debug)]
 pub struct Engine {
+    shared: Arc<Shared>,
+    queues: usize,
     stop: Option<PipeWriter>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -45,6 +52,10 @@ pub struct Parts {
     pub level: Level,
     /// What is counted.
     pub meters: Meters,
+    /// Packets are sealed; none: they travel as they are.
+    pub wireguard: Option<Arc<Wireguard>>,
+    /// The largest packet of a pod.
+    pub mtu: usize,
 }
 
 /// What all loops share.
@@ -59,17 +70,31 @@ impl Engine {
     /// Starts both directions on as many queues as both ends have.
     pub fn start(mut parts: Parts) -> std::io::Result<Engine> {
         let queues = parts.udp.count().min(parts.tun.queues().len());
+        // A queue or socket that nobody reads would swallow what the kernel puts there.
         parts.tun.keep(queues);
+        parts.udp.keep(queues);
         parts.announce(queues);
         let (stop, writer) = pipe()?;
         let shared = Arc::new(Shared { parts, stop });
-        let mut engine = Engine { stop: Some(writer), threads: Vec::new() };
+        let mut engine = Engine { shared: shared.clone(), queues, stop: Some(writer), threads: Vec::new() };
         for queue in 0..queues {
             let (out, into) = (shared.clone(), shared.clone());
             engine.spawn(format!("flannel-out{queue}"), move || outbound::run(&out, queue))?;
             engine.spawn(format!("flannel-in{queue}"), move || inbound::run(&into, queue))?;
         }
+        if let Some(wireguard) = shared.parts.wireguard.clone() {
+            let shared = shared.clone();
+            engine.spawn("flannel-timers".to_owned(), move || timers::run(&shared, &wireguard))?;
+        }
         Ok(engine)
+    }
+
+    /// What the next process needs to carry on with these queues and sockets; see [`super::pass::Given`].
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let Parts { tun, udp, .. } = &self.shared.parts;
+        let queues = tun.queues()[..self.queues].iter().map(AsFd::as_fd);
+        let sockets = (0..self.queues).map(|queue| udp.fd(queue));
+        std::iter::once(tun.alone()).chain(queues).chain(sockets).collect()
     }
 
     fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -112,6 +137,13 @@ impl Parts {
 }
 
 impl Shared {
+    /// Waits for so long; false when it is time to stop.
+    fn pause(&self, time: Duration) -> bool {
+        let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+        let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+        matches!(poll(&mut fds, time), Ok(0) | Err(nix::errno::Errno::EINTR))
+    }
+
     /// Waits until there is something to read; false when it is time to stop.
     fn wait(&self, fd: BorrowedFd<'_>) -> bool {
         let mut fds = [PollFd::new(fd, PollFlags::POLLIN), PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
