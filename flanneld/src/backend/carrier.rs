@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::extension::Extension;
 use super::kernel::{self, Scope};
 use super::udp::Tunnel;
-use super::{BackendKind, host_gw, udp, vxlan, wireguard};
+use super::{BackendKind, host_gw, ipip, udp, vxlan, wireguard};
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
@@ -32,6 +32,7 @@ enum Way {
     Udp(Tunnel),
     Wireguard(Tunnel, wireguard::Node),
     Vxlan(vxlan::Devices),
+    Ipip(ipip::Device),
     HostGw,
     Extension(Extension),
     Nothing,
@@ -104,6 +105,9 @@ impl Carrier {
                 }
                 Way::Vxlan(vxlan::Devices { options: *options, external: external.clone(), macs })
             }
+            BackendKind::Ipip(options) => {
+                Way::Ipip(ipip::Device { options: *options, external: external.clone() })
+            }
             BackendKind::HostGw if external.public != external.address => bail!(
                 "host-gw: --public-ip {} must be an address of {}, which has {}",
                 external.public,
@@ -153,7 +157,8 @@ impl Carrier {
             Way::Udp(_) => Advert { features: udp::features(), ..Advert::default() },
             Way::Nothing => Advert::default(),
             Way::Wireguard(_, node) => node.advert(),
-            Way::Vxlan(device) => device.options.advert(&device.macs),
+            Way::Vxlan(devices) => devices.options.advert(&devices.macs),
+            Way::Ipip(_) => Advert { kind: ipip::TYPE.to_owned(), ..Advert::default() },
             Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
             Way::Extension(extension) => extension.advert(),
         }
@@ -168,6 +173,7 @@ impl Carrier {
                     self.networks.iter().map(|(family, _)| devices.options.mtu(&self.external, family));
                 mtus.min().unwrap_or(self.external.link.mtu)
             }
+            Way::Ipip(device) => device.mtu(),
             Way::HostGw | Way::Extension(_) | Way::Nothing => self.external.link.mtu,
         }
     }
@@ -294,6 +300,12 @@ impl Carrier {
                 }
                 let on_link = self.on_link().await?;
                 vxlan.plan(&devices, &self.networks, &on_link, &self.leases)
+            }
+            Way::Ipip(ipip) => {
+                let device = ipip.ensure(&self.netlink, ipv4(&own)?).await?;
+                devices.v4 = Some(device);
+                let on_link = self.on_link().await?;
+                ipip.plan(device, &self.networks, &on_link, &self.leases)
             }
             Way::HostGw => host_gw::plan(&self.networks, &self.external, &self.leases),
         };
