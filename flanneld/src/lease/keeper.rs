@@ -428,7 +428,8 @@ mod tests {
         let (v4, v6) = (first.lease.subnets.v4.unwrap(), first.lease.subnets.v6.unwrap());
         assert_eq!(record.key, format!("{}-24&{}-64", v4.network(), v6.network()));
         assert_eq!(record.value, br#"{"PublicIP":"192.0.2.1","PublicIPv6":"fd00::1"}"#);
-        let previous = Dual { v4: "10.5.9.0/24".parse().ok(), v6: first.lease.subnets.v6 };
+        // Beyond those of which one is chosen by chance.
+        let previous = Dual { v4: "10.5.200.0/24".parse().ok(), v6: first.lease.subnets.v6 };
         let second = keeper(&store, 2, DUAL).acquire(previous).await.unwrap().lease.subnets;
         assert_eq!(second.v4, previous.v4, "each by itself");
         assert_ne!(second.v6, previous.v6);
@@ -464,10 +465,10 @@ mod tests {
         assert_eq!(again, both, "by the subnet of the last time");
         assert_eq!(store.list().await.unwrap().records.len(), 1);
 
-        let (key, value) = ("10.5.77.0-24", r#"{"PublicIP":"192.0.2.2","PublicIPv6":null}"#);
+        let (key, value) = ("10.5.177.0-24", r#"{"PublicIP":"192.0.2.2","PublicIPv6":null}"#);
         store.create(key, value, 0).await.unwrap().unwrap();
         let reserved = keeper(&store, 2, DUAL).acquire(Dual::default()).await.unwrap();
-        assert_eq!(reserved.lease.subnets.v4, "10.5.77.0/24".parse().ok());
+        assert_eq!(reserved.lease.subnets.v4, "10.5.177.0/24".parse().ok());
         assert!(reserved.reserved && reserved.held.lease_id == 0);
     }
 
