@@ -19,59 +19,75 @@ pub struct External {
     pub public: Dual<IpAddr>,
 }
 
+/// What is asked of it.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// Of these families it must have an address.
+    pub families: &'a [Family],
+    /// What other nodes are told in place of its own addresses.
+    pub public: &'a Dual<IpAddr>,
+    /// Addresses that are used already: they stay those that are used, as long as the interface has them.
+    pub used: &'a Dual<IpAddr>,
+}
+
 /// What of the host is looked at.
 struct Host {
     links: Vec<Link>,
     addresses: Vec<Address>,
+    used: Dual<IpAddr>,
 }
 
 /// Finds it, with an address of each wanted family.
-pub async fn find(
-    netlink: &Netlink,
-    choice: &IfaceChoice,
-    public: &Dual<IpAddr>,
-    wanted: &[Family],
-) -> Result<External> {
-    let host = Host { links: netlink.links().await?, addresses: netlink.addresses(None).await? };
+pub async fn find(netlink: &Netlink, choice: &IfaceChoice, wanted: &Wanted<'_>) -> Result<External> {
+    let (links, addresses) = (netlink.links().await?, netlink.addresses(None).await?);
+    let host = Host { links, addresses, used: *wanted.used };
+    let Wanted { families, public, .. } = *wanted;
     let (index, named) = match choice {
         IfaceChoice::Named(names) => {
-            let found = names.iter().find_map(|name| host.named(name, wanted));
+            let found = names.iter().find_map(|name| host.named(name, families));
             found.with_context(|| {
-                let families = wanted.iter().map(Family::to_string).collect::<Vec<_>>().join(" and an ");
+                let families = families.iter().map(Family::to_string).collect::<Vec<_>>().join(" and an ");
                 format!("none of the interfaces {names:?} is there with an {families} address")
             })?
         }
-        IfaceChoice::PublicIp => host.owner_of(public, wanted)?,
+        IfaceChoice::PublicIp => (host.owner_of(public, families)?, *public),
         IfaceChoice::CanReach(ip) => {
             let route = netlink.route_to(*ip).await.with_context(|| format!("--iface-can-reach {ip}"))?;
-            (route.oif.with_context(|| format!("the way to {ip} has no interface"))?, route.src)
+            (route.oif.with_context(|| format!("the way to {ip} has no interface"))?, one(route.src))
         }
-        IfaceChoice::Default => (default_interface(&netlink.default_routes().await?, wanted)?, None),
+        IfaceChoice::Default => {
+            (default_interface(&netlink.default_routes().await?, families)?, Dual::default())
+        }
     };
     let link = host.links.iter().find(|link| link.index == index).context("the interface vanished")?;
     let address = Dual::of(|family| {
-        let chosen = named.filter(|ip| Family::of(*ip) == family);
-        wanted.contains(&family).then(|| chosen.or(host.address(index, family)))?
+        let chosen = named.get(family).copied();
+        families.contains(&family).then(|| chosen.or(host.address(index, family)))?
     });
-    if let Some(family) = wanted.iter().find(|family| address.get(**family).is_none()) {
+    if let Some(family) = families.iter().find(|family| address.get(**family).is_none()) {
         bail!("{} has no {family} address", link.name);
     }
     let public = Dual::of(|family| address.get(family).map(|own| *public.get(family).unwrap_or(own)));
     Ok(External { link: link.clone(), address, public })
 }
 
+/// An address as that of its family.
+fn one(ip: Option<IpAddr>) -> Dual<IpAddr> {
+    Dual::of(|family| ip.filter(|ip| Family::of(*ip) == family))
+}
+
 impl Host {
     /// An interface by its name or by an address of it; the address, if it is that.
-    fn named(&self, name: &str, wanted: &[Family]) -> Option<(u32, Option<IpAddr>)> {
+    fn named(&self, name: &str, wanted: &[Family]) -> Option<(u32, Dual<IpAddr>)> {
         let (index, ip) = match name.parse::<IpAddr>() {
             Ok(ip) => (self.addresses.iter().find(|a| a.net.ip() == ip)?.index, Some(ip)),
             Err(_) => (self.links.iter().find(|link| link.name == name)?.index, None),
         };
-        wanted.iter().all(|family| self.address(index, *family).is_some()).then_some((index, ip))
+        wanted.iter().all(|family| self.address(index, *family).is_some()).then_some((index, one(ip)))
     }
 
     /// The interface that has the public addresses.
-    fn owner_of(&self, public: &Dual<IpAddr>, wanted: &[Family]) -> Result<(u32, Option<IpAddr>)> {
+    fn owner_of(&self, public: &Dual<IpAddr>, wanted: &[Family]) -> Result<u32> {
         let mut found = None;
         for (family, ip) in public.iter().filter(|(family, _)| wanted.contains(family)) {
             let flag = if family == Family::V4 { "public-ip" } else { "public-ipv6" };
@@ -79,18 +95,22 @@ impl Host {
             let owner = owner.with_context(|| {
                 format!("no interface has the address {ip} of --{flag}; name it by --iface")
             })?;
-            if found.is_some_and(|(index, _)| index != owner.index) {
+            if found.is_some_and(|index| index != owner.index) {
                 bail!("--public-ip and --public-ipv6 are addresses of two interfaces; name one by --iface");
             }
-            found = found.or(Some((owner.index, Some(*ip))));
+            found = Some(owner.index);
         }
         found.context("the network has not the family of --public-ip; name the interface by --iface")
     }
 
-    /// An interface's address of a family that others can reach, the most lasting; of IPv4 a link-local one only if there is no other, of
+    /// An interface's address of a family that others can reach: the one that is used, or else the most lasting; of IPv4 a link-local one only if there is no other, of
     /// IPv6 none, since it says nothing without its link.
     fn address(&self, index: u32, family: Family) -> Option<IpAddr> {
-        let rank = |address: &&Address| (is_link_local(address.net.ip()), address.standing);
+        let used = self.used.get(family);
+        let rank = |address: &&Address| {
+            let ip = address.net.ip();
+            (used != Some(&ip), is_link_local(ip), address.standing)
+        };
         let usable = |address: &&Address| {
             let ip = address.net.ip();
             let far = family == Family::V4 || !is_link_local(ip);
@@ -149,6 +169,7 @@ mod tests {
         Host {
             links: [(2, "eth0"), (3, "eth1")].map(link).to_vec(),
             addresses: addresses.iter().map(address).collect(),
+            used: Dual::default(),
         }
     }
 
@@ -158,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_most_lasting_address_is_taken() {
-        let host = host(&[
+        let mut host = host(&[
             (2, "169.254.7.7/16", Standing::Permanent),
             (2, "192.0.2.1/24", Standing::Dynamic),
             (2, "fe80::1/64", Standing::Permanent),
@@ -173,6 +194,16 @@ mod tests {
         assert_eq!(host.address(2, Family::V6), ip("fd00::1"));
         assert_eq!(host.address(3, Family::V4), ip("169.254.8.8"));
         assert_eq!(host.address(3, Family::V6), None, "link-local says nothing to others");
+        host.used = Dual { v4: ip("169.254.7.7"), v6: ip("fd00::b") };
+        assert_eq!(
+            (host.address(2, Family::V4), host.address(2, Family::V6)),
+            (ip("169.254.7.7"), ip("fd00::b"))
+        );
+        host.used = Dual { v4: ip("192.0.2.77"), v6: ip("fd00::dead") };
+        assert_eq!(
+            (host.address(2, Family::V4), host.address(2, Family::V6)),
+            (ip("192.0.2.1"), ip("fd00::1"))
+        );
     }
 
     #[test]
@@ -192,11 +223,10 @@ mod tests {
             ("192.0.2.1", both, None),
             ("eth9", &[Family::V4], None),
         ] {
+            let expected = expected.map(|(index, ip)| (index, one(ip)));
             assert_eq!(host.named(name, wanted), expected, "{name} {wanted:?}");
         }
-        let owner = |v4: &str, v6: &str| {
-            host.owner_of(&Dual { v4: ip(v4), v6: ip(v6) }, both).map(|(index, _)| index)
-        };
+        let owner = |v4: &str, v6: &str| host.owner_of(&Dual { v4: ip(v4), v6: ip(v6) }, both);
         assert_eq!(owner("192.0.3.1", "fd00::1").unwrap(), 3);
         assert_eq!(owner("", "fd00::1").unwrap(), 3);
         for (v4, v6, words) in [

@@ -1,7 +1,7 @@
 //! What carries this node's packets, whatever the backend: prepared before the lease, started with it, told the leases, and mended
 //! when somebody takes a part of it away.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
@@ -14,13 +14,14 @@ use super::extension::Extension;
 use super::kernel::{self, Scope};
 use super::udp::Tunnel;
 use super::{BackendKind, host_gw, ipip, udp, vxlan, wireguard};
+use crate::config::IfaceChoice;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
 use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
 use crate::family::{Dual, Family};
-use crate::iface::External;
+use crate::iface::{self, External, Wanted};
 use crate::lease::key::{Advert, Lease};
 use crate::route::{Handle, Table};
 
@@ -53,6 +54,8 @@ pub struct Carrier {
     /// Whether what is sent to the own subnet is dropped while no interface has it.
     blackhole: bool,
     way: Way,
+    /// The backend's own device of each family, as they were found last.
+    devices: Dual<u32>,
     /// What the kernel should have, as of the last leases; the device's part of it is made anew where the device is.
     leases: Vec<Lease>,
 }
@@ -105,30 +108,34 @@ impl Carrier {
                 }
                 Way::Vxlan(vxlan::Devices { options: *options, external: external.clone(), macs })
             }
+            BackendKind::HostGw => {
+                host_gw::check(&external)?;
+                Way::HostGw
+            }
             BackendKind::Ipip(options) => {
                 Way::Ipip(ipip::Device { options: *options, external: external.clone() })
             }
-            BackendKind::HostGw if external.public != external.address => bail!(
-                "host-gw: --public-ip {} must be an address of {}, which has {}",
-                external.public,
-                external.link.name,
-                external.address
-            ),
-            BackendKind::HostGw => Way::HostGw,
             BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
-        let others = leases.into_iter().filter(|lease| !lease.is_of(&external.public)).collect();
-        let networks = network.networks();
-        let carrier = Carrier { netlink, networks, external, blackhole: false, way, leases: others };
-        if carrier.networks.v6.is_some() {
-            carrier.prepare_ipv6()?;
-        }
+        let carrier = Carrier {
+            leases: leases.into_iter().filter(|lease| !lease.is_of(&external.public)).collect(),
+            netlink,
+            networks: network.networks(),
+            external,
+            blackhole: false,
+            way,
+            devices: Dual::default(),
+        };
+        carrier.prepare_ipv6()?;
         Ok(carrier)
     }
 
     /// What IPv6 needs of the host before packets are forwarded.
     fn prepare_ipv6(&self) -> Result<()> {
+        if self.networks.v6.is_none() {
+            return Ok(());
+        }
         let mtu = self.mtu();
         if mtu < IPV6_LEAST_MTU {
             bail!(
@@ -217,6 +224,41 @@ impl Carrier {
         }
     }
 
+    /// Looks whether the interface to the other nodes is another one now or has another address, and goes over to it; whether that was
+    /// so. As long as there is none, what was known of it stays.
+    pub async fn follow_interface(&mut self, choice: &IfaceChoice, public: &Dual<IpAddr>) -> Result<bool> {
+        let families: Vec<Family> = self.networks.iter().map(|(family, _)| family).collect();
+        let wanted = Wanted { families: &families, public, used: &self.external.address };
+        let found = iface::find(&self.netlink, choice, &wanted).await?;
+        let what = |external: &External| (external.link.index, external.link.mtu, external.address);
+        if what(&found) == what(&self.external) && found.public == self.external.public {
+            return Ok(false);
+        }
+        tracing::warn!(interface = found.link.name, index = found.link.index, address = %found.address, public = %found.public,
+            mtu = found.link.mtu, "the interface to the other nodes is another one now, or has changed");
+        match &mut self.way {
+            Way::Udp(tunnel) => tunnel.move_to(ipv4_of(&found)?, udp::mtu(&found)),
+            Way::Wireguard(tunnel, node) => tunnel.move_to(ipv4_of(&found)?, node.mtu(&found)),
+            Way::Vxlan(device) => device.external = found.clone(),
+            Way::Ipip(device) => device.external = found.clone(),
+            Way::HostGw => host_gw::check(&found)?,
+            _ => {}
+        }
+        self.external = found;
+        self.prepare_ipv6()?;
+        Ok(true)
+    }
+
+    /// The addresses that other nodes are told.
+    pub fn public(&self) -> Dual<IpAddr> {
+        self.external.public
+    }
+
+    /// The backend's own devices, as they were found last.
+    pub fn devices(&self) -> Vec<u32> {
+        self.devices.values().copied().collect()
+    }
+
     /// Stops what belongs to an earlier lease, and makes what this one needs.
     pub async fn start(&mut self, own: Dual<IpNetwork>) -> Result<()> {
         if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
@@ -277,7 +319,7 @@ impl Carrier {
     }
 
     /// Brings device and tables into the state that the lease and the others' leases ask for.
-    async fn sync(&self, own: Dual<IpNetwork>) -> Result<()> {
+    async fn sync(&mut self, own: Dual<IpNetwork>) -> Result<()> {
         let mut devices = Dual::default();
         let mut desired = match &self.way {
             // Devices and routes are somebody else's.
@@ -312,6 +354,7 @@ impl Carrier {
         if self.blackhole {
             desired.routes.extend(own.values().map(|subnet| kernel::blackhole(*subnet)));
         }
+        self.devices = devices;
         let scope = Scope { networks: self.networks, underlay: self.external.link.index, devices };
         kernel::sync(&self.netlink, scope, &desired).await
     }

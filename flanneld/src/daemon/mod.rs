@@ -33,9 +33,9 @@ use crate::chance;
 use crate::config::Config;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
-use crate::family::Family;
+use crate::family::{Dual, Family};
 use crate::http::Ready;
-use crate::iface;
+use crate::iface::{self, Wanted};
 use crate::lease::etcd::Etcd;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::{Keeper, KeeperError, Owned, Settings};
@@ -134,7 +134,7 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
         }
     };
     let host = node::Host { config, changes: started.changes, network: started.network };
-    let mut node = Node::new(host, started.carrier, metrics, ready);
+    let mut node = Node::new(host, started.carrier, keeper, metrics, ready);
     node.settle(&owned, &started.follower).await?;
     notify::ready();
     // For as long as this connection lasts the other one stands by.
@@ -142,7 +142,7 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
         Some(predecessor) => Some(predecessor.carrying().await?),
         None => None,
     };
-    node.keep((started.store, keeper), owned, started.follower, &mut place).await
+    node.keep(started.store, owned, started.follower, &mut place).await
 }
 
 /// What there is before the lease.
@@ -162,7 +162,8 @@ async fn start(config: &Config, meters: Meters) -> Result<Started> {
     let network = network_config(store.as_ref()).await?;
     tracing::info!(network = %network.networks(), backend = ?network.backend, "found network config");
     let families: Vec<Family> = network.pools.iter().map(|(family, _)| family).collect();
-    let external = iface::find(&netlink, &config.iface, &config.public, &families).await?;
+    let wanted = Wanted { families: &families, public: &config.public, used: &Dual::default() };
+    let external = iface::find(&netlink, &config.iface, &wanted).await?;
     tracing::info!(interface = external.link.name, address = %external.address, public = %external.public, "using interface");
     let follower = leases(store.as_ref(), &network).await;
     let known = follower.leases().cloned().collect();

@@ -77,6 +77,11 @@ impl Owned {
         (!self.reserved).then(|| self.asked + self.ttl.mul_f64(0.9))
     }
 
+    /// Whether it says something else in the store than it should.
+    pub fn is_outdated(&self) -> bool {
+        self.told.is_some()
+    }
+
     /// Whether these are this host's addresses, under which it is known or was until now.
     pub fn is_of(&self, node: &Dual<IpAddr>) -> bool {
         self.lease.is_of(node) || self.told.as_ref().is_some_and(|told| told.is_of(node))
@@ -171,12 +176,22 @@ impl Keeper {
     pub fn adopt(&self, passed: &Passed, asked: Instant) -> Option<Owned> {
         let told = Lease::decode(&passed.key, passed.value.as_bytes()).ok()?;
         let held = Held { mod_revision: passed.mod_revision, lease_id: passed.lease_id };
-        let lease = self.lease(told.subnets);
-        let told = Some(told).filter(|told| *told != lease);
         let asked = asked.checked_sub(passed.age)?;
         let (reserved, ttl) = (passed.reserved, passed.ttl);
-        let fits = self.settings.network.hands_out(&lease.subnets);
-        fits.then_some(Owned { lease, held, reserved, told, asked, ttl })
+        let owned = Owned { lease: told, held, reserved, told: None, asked, ttl };
+        self.settings.network.hands_out(&owned.lease.subnets).then(|| self.reword(owned))
+    }
+
+    /// Others are told these addresses from now on; a lease that was taken before says so as soon as can be.
+    pub fn move_to(&mut self, public: Dual<IpAddr>) {
+        self.settings.public = public;
+    }
+
+    /// The same lease, to say what this host wants to be said of it now.
+    pub fn reword(&self, owned: Owned) -> Owned {
+        let lease = self.lease(owned.lease.subnets);
+        let told = Some(owned.told.unwrap_or(owned.lease)).filter(|told| *told != lease);
+        Owned { lease, told, ..owned }
     }
 
     /// Renews a lease; none if it is not ours any more.
