@@ -23,6 +23,7 @@ mod heal;
 mod inject;
 mod ipip;
 mod lab;
+mod moving;
 mod nat;
 mod series;
 mod silent;
