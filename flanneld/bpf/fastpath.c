@@ -50,6 +50,7 @@ static long (*bpf_xdp_adjust_meta)(struct xdp_md *xdp, int delta) = (void *)BPF_
 #define OUTER (sizeof(struct iphdr) + sizeof(struct udphdr))
 #define OUTER_TTL 64
 #define AF_INET 2
+#define ECN 3
 #define VERSION_IHL 0x45
 #define FRAGMENT 0xff3f // 0x3fff in network order: offset, and more fragments
 #define DONT_FRAGMENT 0x40
@@ -81,6 +82,10 @@ struct peer {
 
 // It takes what a kernel sends (its lease says partial-checksum).
 #define PEER_TAKES 1
+// The way there takes less than the interface: flanneld judges its packets, in both directions.
+#define PEER_NARROW 2
+// It takes over marks of congestion from the outer packet (its lease says ecn).
+#define PEER_MARKS 4
 
 // What was carried to and from a subnet; packets as they are on the wire, bytes without outer headers.
 struct traffic {
@@ -88,7 +93,7 @@ struct traffic {
 };
 
 // Why a packet was dropped here: the same as in src/datapath/counters.rs.
-enum reason { TTL, SENDER, DESTINATION, SEND_OUT, SEND_IN, REASONS };
+enum reason { TTL, SENDER, DESTINATION, CONGESTION, SEND_OUT, SEND_IN, REASONS };
 
 // Elements are replaced under readers, who must see the old one or the new one: not those of a preallocated map, which are used again.
 struct {
@@ -144,6 +149,20 @@ INLINE void hop(struct iphdr *ip)
 	ip->ttl -= 1;
 }
 
+INLINE __u16 folded(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+// Another class of service: the low byte of the first word, as this machine reads it, is version and length.
+INLINE void set_tos(struct iphdr *ip, __u8 tos)
+{
+	__u32 first = *(__u8 *)ip;
+	ip->check = ~folded((__u16)~ip->check + (__u16) ~(first | ip->tos << 8) + (first | tos << 8));
+	ip->tos = tos;
+}
+
 INLINE __u16 header_sum(const struct iphdr *ip)
 {
 	const __u16 *words = (const __u16 *)ip;
@@ -151,9 +170,7 @@ INLINE __u16 header_sum(const struct iphdr *ip)
 #pragma unroll
 	for (int i = 0; i < 10; i++)
 		sum += words[i];
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
+	return ~folded(sum);
 }
 
 // The length of an inner packet's headers: how often they stand on the wire, a super-packet has to know.
@@ -185,7 +202,7 @@ int flannel_out(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	__u32 subnet = ip->daddr & own->mask;
 	struct peer *peer = bpf_map_lookup_elem(&peers, &subnet);
-	if (!peer || !(peer->flags & PEER_TAKES))
+	if (!peer || (peer->flags & (PEER_TAKES | PEER_NARROW)) != PEER_TAKES)
 		return TC_ACT_UNSPEC;
 
 	__u32 length = skb->len, packets = 1, bytes = length, size = skb->gso_size;
@@ -201,6 +218,8 @@ int flannel_out(struct __sk_buff *skb)
 		length = size + common;
 	}
 	__u32 next_hop = peer->next_hop;
+	// DSCP shows outside; ECN only where a mark comes home.
+	__u8 tos = ip->tos & (peer->flags & PEER_MARKS ? 0xff : (__u8)~ECN);
 	struct bpf_fib_lookup way = {
 		.family = AF_INET,
 		.l4_protocol = IPPROTO_UDP,
@@ -231,7 +250,7 @@ int flannel_out(struct __sk_buff *skb)
 		goto failed;
 	hop(inner);
 	*(__u8 *)outer = VERSION_IHL;
-	outer->tos = 0;
+	outer->tos = tos;
 	outer->tot_len = swap16(whole + OUTER);
 	outer->id = 0;
 	outer->frag_off = DONT_FRAGMENT;
@@ -274,13 +293,23 @@ INLINE enum verdict judge(struct iphdr *outer, struct lease *own)
 	__u32 subnet = inner->saddr & own->mask;
 	struct peer *peer = bpf_map_lookup_elem(&peers, &subnet);
 	__u32 reason;
+	if (peer && peer->flags & PEER_NARROW && peer->next_hop == outer->saddr)
+		return PASS;
+	__u8 mark = outer->tos & ECN, tos = inner->tos;
 	if (!peer || peer->next_hop != outer->saddr || udp->source != own->port)
 		reason = SENDER;
 	else if ((inner->daddr & own->mask) != own->network)
 		reason = DESTINATION;
 	else if (inner->ttl <= 1)
 		reason = TTL;
+	else if (mark == 3 && !(tos & ECN))
+		reason = CONGESTION;
 	else {
+		// RFC 6040, figure 4.
+		if (mark == 3 && (tos & ECN) != 3)
+			set_tos(inner, tos | 3);
+		else if (mark == 1 && (tos & ECN) == 2)
+			set_tos(inner, (tos & ~ECN) | 1);
 		hop(inner);
 		struct traffic *count = bpf_map_lookup_elem(&traffic, &subnet);
 		if (count) {

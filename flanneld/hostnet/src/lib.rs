@@ -6,6 +6,7 @@
 pub mod address;
 pub mod changes;
 pub mod error;
+pub mod ipip;
 pub mod link;
 pub mod neighbour;
 pub mod netns;
@@ -15,9 +16,10 @@ pub mod route;
 pub mod sysctl;
 pub mod vxlan;
 
-pub use address::Address;
+pub use address::{Address, Standing};
 pub use changes::Changes;
 pub use error::{Error, Result};
+pub use ipip::Ipip;
 pub use link::Link;
 pub use neighbour::Neighbour;
 pub use route::{Kind, Route};

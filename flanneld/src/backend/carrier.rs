@@ -5,40 +5,40 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
-use hostnet::Netlink;
+use anyhow::{Context, Result, bail};
+use hostnet::{Netlink, sysctl};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
+use super::extension::Extension;
 use super::fast::{self, FastPath};
-use super::kernel::{self, Desired, Scope};
-use super::{BackendKind, host_gw, udp, vxlan};
+use super::kernel::{self, Scope};
+use super::udp::Tunnel;
+use super::{BackendKind, host_gw, ipip, udp, vxlan, wireguard};
+use crate::config::IfaceChoice;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
 use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
-use crate::iface::External;
+use crate::family::{Dual, Family};
+use crate::iface::{self, External, Wanted};
+use crate::lease::features::Feature;
 use crate::lease::key::{Advert, Lease};
 use crate::route::{Handle, Table};
 
+/// What every link of IPv6 must take in one piece (RFC 8200 section 5).
+const IPV6_LEAST_MTU: u32 = 1280;
+
 /// What packets are carried by.
 enum Way {
-    Udp(Box<Udp>),
-    Vxlan(vxlan::Device),
+    Udp(Tunnel),
+    Wireguard(Tunnel, wireguard::Node),
+    Vxlan(vxlan::Devices),
+    Ipip(ipip::Device),
     HostGw,
+    Extension(Extension),
     Nothing,
-}
-
-/// The udp backend's parts.
-struct Udp {
-    port: u16,
-    options: udp::Options,
-    routes: Handle,
-    meters: Meters,
-    engine: Option<Engine>,
-    given: Option<Given>,
-    fast: FastPath,
 }
 
 /// What a data path has to be like that one process starts and another one goes on with.
@@ -51,11 +51,13 @@ pub struct Wish {
 /// See the module.
 pub struct Carrier {
     netlink: Netlink,
-    network: Ipv4Network,
+    networks: Dual<IpNetwork>,
     external: External,
     /// Whether what is sent to the own subnet is dropped while no interface has it.
     blackhole: bool,
     way: Way,
+    /// The backend's own device of each family, as they were found last.
+    devices: Dual<u32>,
     /// What the kernel should have, as of the last leases; the device's part of it is made anew where the device is.
     leases: Vec<Lease>,
 }
@@ -70,30 +72,94 @@ impl Carrier {
         (options, meters): (udp::Options, Meters),
         leases: Vec<Lease>,
     ) -> Result<Carrier> {
-        let way = match network.backend {
-            BackendKind::Udp { port } => {
-                let fast = FastPath::load(options.fast, &external.link, meters.clone());
-                let (routes, engine, given) = (Handle::default(), None, None);
-                Way::Udp(Box::new(Udp { port, options, routes, meters, engine, given, fast }))
+        let way = match &network.backend {
+            BackendKind::Udp { port, mtu } => Way::Udp(Tunnel {
+                device: udp::DEVICE,
+                address: SocketAddrV4::new(ipv4_of(&external)?, *port),
+                mtu: udp::mtu(&external, *mtu),
+                outer_mtu: *mtu,
+                options,
+                routes: Handle::default(),
+                wireguard: None,
+                engine: None,
+                path_mtu: None,
+                given: None,
+                fast: FastPath::load(options.fast, &external.link, meters.clone()),
+                meters,
+            }),
+            BackendKind::Wireguard(wanted) => {
+                let node = wireguard::Node::new(wanted.clone())?;
+                let tunnel = Tunnel {
+                    device: wireguard::DEVICE,
+                    address: SocketAddrV4::new(ipv4_of(&external)?, wanted.port),
+                    mtu: wanted.mtu(&external),
+                    outer_mtu: None,
+                    options,
+                    routes: Handle::default(),
+                    meters,
+                    wireguard: Some(node.wireguard.clone()),
+                    engine: None,
+                    path_mtu: None,
+                    given: None,
+                    fast: None,
+                };
+                Way::Wireguard(tunnel, node)
             }
             BackendKind::Vxlan(options) => {
-                let mac = vxlan::choose_mac(&netlink, &options, &leases, external.public).await?;
-                Way::Vxlan(vxlan::Device { options, external: external.clone(), mac })
+                let last = leases.iter().find(|lease| lease.is_of(&external.public));
+                let mut macs = Dual::default();
+                if network.pools.v4.is_some() {
+                    macs.v4 = Some(vxlan::choose_mac(&netlink, options, Family::V4, last).await?);
+                }
+                if network.pools.v6.is_some() {
+                    macs.v6 = Some(vxlan::choose_mac(&netlink, options, Family::V6, last).await?);
+                }
+                Way::Vxlan(vxlan::Devices { options: *options, external: external.clone(), macs })
             }
-            BackendKind::HostGw if external.public != external.address => bail!(
-                "host-gw: --public-ip {} must be an address of {}, which has {}",
-                external.public,
-                external.link.name,
-                external.address
-            ),
-            BackendKind::HostGw => Way::HostGw,
+            BackendKind::HostGw => {
+                host_gw::check(&external)?;
+                Way::HostGw
+            }
+            BackendKind::Ipip(options) => {
+                Way::Ipip(ipip::Device { options: *options, external: external.clone() })
+            }
+            BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
-        if !matches!(&way, Way::Udp(udp) if udp.fast.is_used()) {
+        if !matches!(&way, Way::Udp(tunnel) if tunnel.fast.is_some()) {
             fast::remove(&netlink, external.link.index).await?;
         }
-        let others = leases.into_iter().filter(|lease| lease.public_ip != external.public).collect();
-        Ok(Carrier { netlink, network: network.network, external, blackhole: false, way, leases: others })
+        let carrier = Carrier {
+            leases: leases.into_iter().filter(|lease| !lease.is_of(&external.public)).collect(),
+            netlink,
+            networks: network.networks(),
+            external,
+            blackhole: false,
+            way,
+            devices: Dual::default(),
+        };
+        carrier.prepare_ipv6()?;
+        Ok(carrier)
+    }
+
+    /// What IPv6 needs of the host before packets are forwarded.
+    fn prepare_ipv6(&self) -> Result<()> {
+        if self.networks.v6.is_none() {
+            return Ok(());
+        }
+        let mtu = self.mtu();
+        if mtu < IPV6_LEAST_MTU {
+            bail!(
+                "packets of pods could have {mtu} bytes, and IPv6 needs {IPV6_LEAST_MTU}: enlarge the MTU of {}",
+                self.external.link.name
+            );
+        }
+        // A host that forwards does not listen to routers any more unless it is told to, and would lose its own default route in time.
+        let accept = format!("net/ipv6/conf/{}/accept_ra", self.external.link.name);
+        if sysctl::get(&accept)? == "1" {
+            sysctl::set(&accept, "2")?;
+        }
+        Ok(sysctl::set("net/ipv6/conf/all/forwarding", "1")?)
     }
 
     /// Drops what is sent to the own subnet while no interface has it, or refuses it.
@@ -108,24 +174,32 @@ impl Carrier {
             // Besides, flannel's udp and alloc leases say nothing.
             Way::Udp(_) => Advert { features: udp::features(), ..Advert::default() },
             Way::Nothing => Advert::default(),
-            Way::Vxlan(device) => device.options.advert(device.mac),
+            Way::Wireguard(_, node) => node.advert(),
+            Way::Vxlan(devices) => devices.options.advert(&devices.macs),
+            Way::Ipip(_) => Advert { kind: ipip::TYPE.to_owned(), ..Advert::default() },
             Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
+            Way::Extension(extension) => extension.advert(),
         }
     }
 
-    /// The largest packet of a pod.
+    /// The largest packet of a pod, of whichever family.
     pub fn mtu(&self) -> u32 {
         match &self.way {
-            Way::Udp(_) => udp::mtu(&self.external),
-            Way::Vxlan(device) => device.options.mtu(&self.external),
-            Way::HostGw | Way::Nothing => self.external.link.mtu,
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.mtu,
+            Way::Vxlan(devices) => {
+                let mtus =
+                    self.networks.iter().map(|(family, _)| devices.options.mtu(&self.external, family));
+                mtus.min().unwrap_or(self.external.link.mtu)
+            }
+            Way::Ipip(device) => device.mtu(),
+            Way::HostGw | Way::Extension(_) | Way::Nothing => self.external.link.mtu,
         }
     }
 
     /// Whether packets are carried.
     pub fn is_alive(&self) -> bool {
         match &self.way {
-            Way::Udp(udp) => udp.engine.as_ref().is_some_and(Engine::is_alive),
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.is_alive(),
             _ => true,
         }
     }
@@ -133,18 +207,16 @@ impl Carrier {
     /// What it could go on with, if another process passed it on.
     pub fn wish(&self) -> Option<Wish> {
         match &self.way {
-            Way::Udp(udp) => {
-                let listen = SocketAddrV4::new(self.external.address, udp.port);
-                Some(Wish { listen, level: udp.options.level })
-            }
+            Way::Udp(tunnel) => Some(Wish { listen: tunnel.address, level: tunnel.options.level }),
+            // WireGuard's sessions are one process's: the next one makes its own, and both cannot read one queue.
             _ => None,
         }
     }
 
     /// Goes on with that from its next start on.
     pub fn inherit(&mut self, inherited: Option<Given>) {
-        if let Way::Udp(udp) = &mut self.way {
-            udp.given = inherited;
+        if let Way::Udp(tunnel) = &mut self.way {
+            tunnel.given = inherited;
         }
     }
 
@@ -153,118 +225,195 @@ impl Carrier {
     pub fn pass_on(&mut self, wish: Option<&Wish>) -> Vec<BorrowedFd<'_>> {
         let fits = wish.is_some() && self.wish().as_ref() == wish;
         match &mut self.way {
-            Way::Udp(udp) => {
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
                 if !fits {
-                    udp.engine = None;
+                    tunnel.engine = None;
                 }
-                udp.engine.as_ref().map(Engine::descriptors).unwrap_or_default()
+                tunnel.engine.as_ref().map(Engine::descriptors).unwrap_or_default()
             }
             _ => Vec::new(),
         }
     }
 
+    /// Looks whether the interface to the other nodes is another one now or has another address, and goes over to it; whether that was
+    /// so. As long as there is none, what was known of it stays.
+    pub async fn follow_interface(&mut self, choice: &IfaceChoice, public: &Dual<IpAddr>) -> Result<bool> {
+        let families: Vec<Family> = self.networks.iter().map(|(family, _)| family).collect();
+        let wanted = Wanted { families: &families, public, used: &self.external.address };
+        let found = iface::find(&self.netlink, choice, &wanted).await?;
+        let what = |external: &External| (external.link.index, external.link.mtu, external.address);
+        if what(&found) == what(&self.external) && found.public == self.external.public {
+            return Ok(false);
+        }
+        tracing::warn!(interface = found.link.name, index = found.link.index, address = %found.address, public = %found.public,
+            mtu = found.link.mtu, "the interface to the other nodes is another one now, or has changed");
+        match &mut self.way {
+            Way::Udp(tunnel) => tunnel.move_to(ipv4_of(&found)?, udp::mtu(&found, tunnel.outer_mtu)),
+            Way::Wireguard(tunnel, node) => tunnel.move_to(ipv4_of(&found)?, node.mtu(&found)),
+            Way::Vxlan(device) => device.external = found.clone(),
+            Way::Ipip(device) => device.external = found.clone(),
+            Way::HostGw => host_gw::check(&found)?,
+            _ => {}
+        }
+        self.external = found;
+        self.prepare_ipv6()?;
+        Ok(true)
+    }
+
+    /// The addresses that other nodes are told.
+    pub fn public(&self) -> Dual<IpAddr> {
+        self.external.public
+    }
+
+    /// The backend's own devices, as they were found last.
+    pub fn devices(&self) -> Vec<u32> {
+        self.devices.values().copied().collect()
+    }
+
     /// Stops what belongs to an earlier lease, and makes what this one needs.
-    pub async fn start(&mut self, own: Ipv4Network) -> Result<()> {
-        if let Way::Udp(udp) = &mut self.way {
-            udp.engine = None;
+    pub async fn start(&mut self, own: Dual<IpNetwork>) -> Result<()> {
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
+            tunnel.engine = None;
+        }
+        if let Way::Extension(extension) = &self.way {
+            extension.start(&self.networks, &own, &self.external.public).await?;
         }
         self.mend(own).await
     }
 
     /// Without a lease nothing is carried.
-    pub async fn withdraw(&mut self, own: Ipv4Network) -> Result<()> {
+    pub async fn withdraw(&mut self, own: Dual<IpNetwork>) -> Result<()> {
         self.leases.clear();
-        if let Way::Udp(udp) = &mut self.way {
-            udp.routes.publish(Table::default());
-            udp.fast.withdraw()?;
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
+            tunnel.routes.publish(Table::default());
+            tunnel.fast.as_mut().map_or(Ok(()), FastPath::withdraw)?;
         }
         self.sync(own).await
+    }
+
+    /// What is to be done each second, without asking the kernel for much: its own programs hear what was found out of the ways to peers.
+    pub fn tend(&mut self) {
+        if let Way::Udp(Tunnel { fast: Some(fast), .. }) = &mut self.way {
+            fast.tend();
+        }
     }
 
     /// Takes over the leases of the other nodes, for as long as the own one is certainly ours. What the kernel carries has no clock: there
     /// it is control that takes the routes away in time ([`Carrier::withdraw`]).
     pub async fn publish(
         &mut self,
-        own: Ipv4Network,
+        own: Dual<IpNetwork>,
         others: impl Iterator<Item = &Lease>,
         until: Option<Instant>,
     ) -> Result<()> {
-        if let Way::Udp(udp) = &mut self.way {
-            let others: Vec<&Lease> = others.collect();
-            let peers =
-                others.iter().map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, udp.port)));
-            udp.routes.publish(Table::new(Some(own), peers).valid_until(until));
-            udp.fast.publish(own, others.into_iter().map(udp::neighbour).collect(), until);
-            return udp.ensure_fast(&self.netlink, &self.external).await;
+        match &mut self.way {
+            Way::Udp(tunnel) => {
+                let port = tunnel.address.port();
+                let ledger = &tunnel.meters.peers;
+                let others: Vec<&Lease> = others.collect();
+                let peers = others.iter().filter_map(|lease| {
+                    let (subnet, at) = (lease.subnets.ipv4()?, lease.public.ipv4()?);
+                    ledger.of(at).way.set_takes_marks(lease.backend.features.has(Feature::Ecn));
+                    Some((subnet, SocketAddrV4::new(at, port)))
+                });
+                let table = Table::counted(own.ipv4(), peers, ledger).valid_until(until);
+                tunnel.routes.publish(table);
+                if let (Some(fast), Some(own)) = (&mut tunnel.fast, own.ipv4()) {
+                    fast.publish(own, others.into_iter().filter_map(udp::neighbour).collect(), until);
+                }
+                tunnel.ensure_fast(&self.netlink, &self.external).await
+            }
+            Way::Wireguard(tunnel, node) => {
+                let peers = node.publish(others);
+                let table = Table::counted(own.ipv4(), peers, &tunnel.meters.peers).valid_until(until);
+                tunnel.routes.publish(table);
+                Ok(())
+            }
+            _ => {
+                self.leases = others.cloned().collect();
+                self.sync(own).await
+            }
         }
-        self.leases = others.cloned().collect();
-        self.sync(own).await
     }
 
     /// Mends what somebody took away: device, address, routes, or a data path that ended.
-    pub async fn mend(&mut self, own: Ipv4Network) -> Result<()> {
-        if let Way::Udp(udp) = &mut self.way
-            && !udp.engine.as_ref().is_some_and(Engine::is_alive)
+    pub async fn mend(&mut self, own: Dual<IpNetwork>) -> Result<()> {
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way
+            && !tunnel.is_alive()
         {
-            if udp.engine.take().is_some() {
-                tracing::warn!("the data path ended; starting it again");
-            }
-            let address = SocketAddrV4::new(self.external.address, udp.port);
-            let shared = (udp.routes.clone(), udp.meters.clone());
-            let address = (address, udp::mtu(&self.external));
-            udp.engine = Some(udp::start(address, own, udp.options, shared, udp.given.take())?);
+            tunnel.start(ipv4(&own)?)?;
         }
         self.sync(own).await?;
         match &mut self.way {
-            Way::Udp(udp) => udp.ensure_fast(&self.netlink, &self.external).await,
+            Way::Udp(tunnel) => tunnel.ensure_fast(&self.netlink, &self.external).await,
             _ => Ok(()),
         }
     }
 
     /// Brings device and tables into the state that the lease and the others' leases ask for.
-    async fn sync(&self, own: Ipv4Network) -> Result<()> {
-        let (device, mut desired) = match &self.way {
-            Way::Udp(_) => {
-                let device = udp::ensure(&self.netlink, own, &self.external).await?;
-                (Some(device), udp::plan(device, self.network, &self.external))
+    async fn sync(&mut self, own: Dual<IpNetwork>) -> Result<()> {
+        let mut devices = Dual::default();
+        let mut desired = match &self.way {
+            // Devices and routes are somebody else's.
+            Way::Nothing => return self.drop_only(own).await,
+            Way::Extension(extension) => {
+                extension.publish(self.leases.clone());
+                return self.drop_only(own).await;
+            }
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
+                let device = tunnel.ensure(&self.netlink, ipv4(&own)?).await?;
+                devices.v4 = Some(device);
+                tunnel.plan(device, ipv4(&self.networks)?)
             }
             Way::Vxlan(vxlan) => {
-                let device = vxlan.ensure(&self.netlink, own).await?;
+                if let Some(subnet) = own.v4 {
+                    devices.v4 = Some(vxlan.ensure(&self.netlink, subnet).await?);
+                }
+                if let Some(subnet) = own.v6 {
+                    devices.v6 = Some(vxlan.ensure(&self.netlink, subnet).await?);
+                }
                 let on_link = self.on_link().await?;
-                (Some(device), vxlan.plan(device, self.network, &on_link, &self.leases))
+                vxlan.plan(&devices, &self.networks, &on_link, &self.leases)
             }
-            Way::HostGw => (None, host_gw::plan(self.network, &self.external, &self.leases)),
-            Way::Nothing => (None, Desired::default()),
+            Way::Ipip(ipip) => {
+                let device = ipip.ensure(&self.netlink, ipv4(&own)?).await?;
+                devices.v4 = Some(device);
+                let on_link = self.on_link().await?;
+                ipip.plan(device, &self.networks, &on_link, &self.leases)
+            }
+            Way::HostGw => host_gw::plan(&self.networks, &self.external, &self.leases),
         };
         if self.blackhole {
-            desired.routes.push(kernel::blackhole(own));
+            desired.routes.extend(own.values().map(|subnet| kernel::blackhole(*subnet)));
         }
-        let scope = Scope { network: self.network, underlay: self.external.link.index, device };
+        self.devices = devices;
+        let scope = Scope { networks: self.networks, underlay: self.external.link.index, devices };
         kernel::sync(&self.netlink, scope, &desired).await
     }
 
-    /// The networks of the interface to the other nodes.
-    async fn on_link(&self) -> Result<Vec<Ipv4Network>> {
-        let addresses = self.netlink.addresses(Some(self.external.link.index)).await?;
-        Ok(addresses.into_iter().filter_map(|address| v4(address.net)).collect())
-    }
-}
-
-impl Udp {
-    /// The kernel's programs know what they should, where the device is.
-    async fn ensure_fast(&mut self, netlink: &Netlink, external: &External) -> Result<()> {
-        if self.fast.is_used()
-            && let Some(device) = netlink.link_by_name(udp::DEVICE).await?
-        {
-            self.fast.ensure(netlink, udp::place(&device, external, self.port)).await?;
+    /// Drops what is sent to own pods that are not there, if that is wished, and leaves all other routes alone.
+    async fn drop_only(&self, own: Dual<IpNetwork>) -> Result<()> {
+        if self.blackhole {
+            for subnet in own.values() {
+                self.netlink.replace_route(&kernel::blackhole(*subnet)).await?;
+            }
         }
         Ok(())
     }
+
+    /// The networks of the interface to the other nodes.
+    async fn on_link(&self) -> Result<Vec<IpNetwork>> {
+        let addresses = self.netlink.addresses(Some(self.external.link.index)).await?;
+        let networks = addresses.into_iter().map(|address| address.net);
+        Ok(networks.filter(|net| !net.ip().is_unspecified()).collect())
+    }
 }
 
-fn v4(net: IpNetwork) -> Option<Ipv4Network> {
-    match (net.ip(), net) {
-        (IpAddr::V4(ip), IpNetwork::V4(net)) if ip != Ipv4Addr::UNSPECIFIED => Some(net),
-        _ => None,
-    }
+/// A tunnel of our own is of IPv4 only; a network without it is refused when it is read.
+fn ipv4(networks: &Dual<IpNetwork>) -> Result<Ipv4Network> {
+    networks.ipv4().context("this backend needs IPv4, which the network lacks")
+}
+
+fn ipv4_of(external: &External) -> Result<Ipv4Addr> {
+    external.address.ipv4().with_context(|| format!("{} has no IPv4 address", external.link.name))
 }

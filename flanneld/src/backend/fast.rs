@@ -21,11 +21,13 @@ const OVER_A_WIRE: [&str; 4] = ["bond", "team", "vlan", "bridge"];
 
 /// See the module.
 pub struct FastPath {
-    programs: Option<Programs>,
+    programs: Programs,
     meters: Meters,
     told: Option<Told>,
     /// Where the programs were told to find packets; none: what was told last is not in their maps yet.
     place: Option<Place>,
+    /// The interface to the other nodes at which they are attached.
+    attached: Option<u32>,
     inbound: Inbound,
 }
 
@@ -47,55 +49,57 @@ enum Inbound {
 
 impl FastPath {
     /// Loads the programs, if they are wanted and the kernel takes them; says why not.
-    pub fn load(wanted: bool, external: &Link, meters: Meters) -> FastPath {
-        let programs = match (wanted, external.mac.len()) {
-            (false, _) => None,
-            // A frame on any other link begins differently.
-            (true, length) if length != 6 => {
-                let interface = &external.name;
-                tracing::info!(interface, "no fast path in the kernel: the interface is none of Ethernet");
-                None
+    pub fn load(wanted: bool, external: &Link, meters: Meters) -> Option<FastPath> {
+        let announced = |path: Option<FastPath>| {
+            if path.is_none() {
+                announce(&meters, false, false);
             }
-            (true, _) => Programs::load()
-                .inspect_err(|error| {
-                    tracing::warn!(
-                        "no fast path in the kernel, flanneld itself carries all packets: {error}"
-                    );
-                })
-                .ok(),
+            path
         };
-        if let Some(programs) = &programs {
-            meters.set_fast(programs.carried());
+        if !wanted {
+            return announced(None);
         }
-        let path = FastPath { programs, meters, told: None, place: None, inbound: Inbound::User };
-        path.announce(false);
-        path
-    }
-
-    /// Whether there are programs.
-    pub fn is_used(&self) -> bool {
-        self.programs.is_some()
+        // A frame on any other link begins differently.
+        if external.mac.len() != 6 {
+            let interface = &external.name;
+            tracing::info!(interface, "no fast path in the kernel: the interface is none of Ethernet");
+            return announced(None);
+        }
+        let programs = Programs::load()
+            .inspect_err(|error| {
+                tracing::warn!("no fast path in the kernel, flanneld itself carries all packets: {error}");
+            })
+            .ok();
+        announced(programs.map(|programs| {
+            meters.set_fast(programs.carried());
+            let meters = meters.clone();
+            FastPath { programs, meters, told: None, place: None, attached: None, inbound: Inbound::User }
+        }))
     }
 
     /// Takes over the leases; [`FastPath::ensure`] tells the programs.
     pub fn publish(&mut self, own: Ipv4Network, others: Vec<Neighbour>, until: Option<Instant>) {
         self.told = Some(Told { own, others, until });
         self.place = None;
+        self.narrow_ways();
     }
 
     /// Without a lease nothing is carried.
     pub fn withdraw(&mut self) -> Result<()> {
         self.told = None;
-        Ok(self.programs.as_ref().map_or(Ok(()), Programs::withdraw)?)
+        Ok(self.programs.withdraw()?)
     }
 
     /// Tells the programs what is new, attaches them once there are leases, and puts back what somebody took away.
     pub async fn ensure(&mut self, netlink: &Netlink, place: Place) -> Result<()> {
-        let (Some(programs), Some(told)) = (&self.programs, &self.told) else { return Ok(()) };
-        if self.place != Some(place) {
-            programs.publish(told.own, &place, told.others.iter().copied(), told.until)?;
-            self.place = Some(place);
+        if self.told.is_none() {
+            return Ok(());
         }
+        if self.place != Some(place) {
+            self.place = Some(place);
+            self.write()?;
+        }
+        let programs = &self.programs;
         let number = |program| programs.program(program).map(|(number, _)| number);
         let there = async |link, hook| {
             hostnet::Result::Ok(netlink.classifier(link, hook).await?.map(|classifier| classifier.program))
@@ -108,7 +112,12 @@ impl FastPath {
     }
 
     async fn attach(&mut self, netlink: &Netlink, place: Place) -> Result<()> {
-        let Some(programs) = &self.programs else { return Ok(()) };
+        let programs = &self.programs;
+        if let Some(before) = self.attached.replace(place.underlay).filter(|before| *before != place.underlay)
+        {
+            // It may be gone with all that it had.
+            let _ = remove(netlink, before).await;
+        }
         let program = |program| programs.program(program).context("a program is gone from the kernel");
         let (driver, (_, inbound), (_, outbound)) =
             (program(Program::Driver)?, program(Program::In)?, program(Program::Out)?);
@@ -127,14 +136,40 @@ impl FastPath {
             }
         };
         tracing::info!(inbound = ?self.inbound, "the kernel carries packets by the fast path");
-        self.announce(true);
+        announce(&self.meters, true, self.inbound == Inbound::Driver);
         Ok(())
     }
 
-    fn announce(&self, attached: bool) {
-        self.meters.path.set(Feature::FastOut, attached);
-        self.meters.path.set(Feature::FastIn, attached && self.inbound == Inbound::Driver);
+    /// Tells the programs what they are to know.
+    fn write(&self) -> Result<()> {
+        let (Some(told), Some(place)) = (&self.told, &self.place) else { return Ok(()) };
+        Ok(self.programs.publish(told.own, place, told.others.iter().copied(), told.until)?)
     }
+
+    /// Tells what the programs carried to those who want to know which ways are used, and the programs which ways were found to be narrow.
+    pub fn tend(&mut self) {
+        self.meters.refresh();
+        if self.narrow_ways()
+            && let Err(error) = self.write()
+        {
+            tracing::warn!("the kernel's programs cannot be told of a way: {error:#}");
+        }
+    }
+
+    /// Whether a way has become narrow, or is not any more.
+    fn narrow_ways(&mut self) -> bool {
+        let mut changed = false;
+        for peer in self.told.iter_mut().flat_map(|told| &mut told.others) {
+            let narrow = self.meters.peers.of(peer.next_hop).way.limit().is_some();
+            changed |= std::mem::replace(&mut peer.narrow, narrow) != narrow;
+        }
+        changed
+    }
+}
+
+fn announce(meters: &Meters, out: bool, into: bool) {
+    meters.path.set(Feature::FastOut, out);
+    meters.path.set(Feature::FastIn, into);
 }
 
 /// Whether what leaves by an interface comes to a wire, where every super-packet has been cut.

@@ -1,41 +1,60 @@
 //! The udp backend: a persistent TUN with the route to the whole network, and the engine between it and the socket.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use hostnet::{Link, Netlink, Route, sysctl};
+use hostnet::{Netlink, Route, sysctl};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
-use super::fast;
-use super::kernel::{self, Desired, refuse};
+use super::fast::{self, FastPath};
+use super::kernel::{self, Desired};
 use crate::datapath::counters::Meters;
-use crate::datapath::engine::{Engine, Parts};
+use crate::datapath::engine::{Engine, Parts, Voice};
 use crate::datapath::fast::{Neighbour, Place};
 use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
 use crate::datapath::udp::Udp;
+use crate::datapath::wireguard::Wireguard;
+use crate::family::Dual;
 use crate::iface::External;
 use crate::lease::features::{Feature, Features};
 use crate::lease::key::Lease;
+use crate::path_mtu;
 use crate::route::Handle;
 
 /// The device's name, as flannel has it.
 pub const DEVICE: &str = "flannel0";
 /// The outer IPv4 and UDP headers.
 const OVERHEAD: u32 = 28;
+/// The least outer MTU: that which each host has to take (RFC 791 section 3.2).
+pub const LEAST_MTU: u32 = 576;
 /// Short, so that a busy daemon drops early in place of letting packets wait for milliseconds.
 const QUEUE: u32 = 100;
 
-/// The largest inner packet.
-pub fn mtu(external: &External) -> u32 {
-    external.link.mtu.saturating_sub(OVERHEAD)
+/// The largest inner packet. `outer` is the configuration's MTU; more than the interface's would never leave it.
+pub fn mtu(external: &External, outer: Option<u32>) -> u32 {
+    outer.unwrap_or(u32::MAX).min(external.link.mtu).saturating_sub(OVERHEAD)
 }
 
-/// What others may send here that a Go flannel could not take: see [`crate::datapath::partial`].
+/// What others may send here that a Go flannel could not take: see [`crate::datapath::partial`] and [`crate::datapath::ecn`].
 pub fn features() -> Features {
-    Features::default().with(Feature::Offload)
+    Features::default().with(Feature::Offload).with(Feature::Ecn)
+}
+
+/// What the kernel's programs are told of a peer.
+pub fn neighbour(lease: &Lease) -> Option<Neighbour> {
+    let has = |feature| lease.backend.features.has(feature);
+    let (subnet, next_hop) = (lease.subnets.ipv4()?, lease.public.ipv4()?);
+    Some(Neighbour {
+        subnet,
+        next_hop,
+        takes: has(Feature::Offload),
+        takes_marks: has(Feature::Ecn),
+        narrow: false,
+    })
 }
 
 /// Queues that are made at most, each with a thread a direction.
@@ -60,67 +79,129 @@ impl Options {
     }
 }
 
-/// Attaches to the device, which is made if it isn't there, and carries packets; or goes on with the queues and sockets that
-/// another process passed on. The tunnel's own address is the subnet's first, which no pod gets.
-pub fn start(
-    (address, mtu): (SocketAddrV4, u32),
-    own: Ipv4Network,
-    options: Options,
-    (routes, meters): (Handle, Meters),
-    given: Option<Given>,
-) -> Result<Engine> {
-    let (queues, level) = (options.queues(), options.level);
-    let (tun, udp) = match given {
-        Some(Given { alone, queues, sockets }) => {
-            let udp = Udp::adopt(sockets, level, meters.path.clone());
-            (Tun::adopt(DEVICE, (alone, queues), level, &meters.path)?, udp)
-        }
-        None => {
-            let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
-                format!("cannot listen on UDP {address}: does another flanneld run on this host?")
-            })?;
-            (Tun::open(DEVICE, queues, level, &meters.path)?, udp)
-        }
-    };
-    Ok(Engine::start(Parts { tun, udp, routes, mtu: mtu as usize, own: own.network(), level, meters })?)
+/// A tunnel of our own: a device, a socket, and the data path between them. The wireguard backend has one as well.
+pub struct Tunnel {
+    /// The device's name.
+    pub device: &'static str,
+    /// Where the socket listens.
+    pub address: SocketAddrV4,
+    /// The largest inner packet.
+    pub mtu: u32,
+    /// The outer MTU, if the udp backend's configuration has one.
+    pub outer_mtu: Option<u32>,
+    /// How the data path is made.
+    pub options: Options,
+    /// Where packets go.
+    pub routes: Handle,
+    /// What is counted.
+    pub meters: Meters,
+    /// Packets are sealed; none: they travel as they are.
+    pub wireguard: Option<Arc<Wireguard>>,
+    /// The data path, while it runs.
+    pub engine: Option<Engine>,
+    /// The search for how large packets to each peer may be; packets that are sealed are fragmented outside where they have to be.
+    pub path_mtu: Option<path_mtu::Task>,
+    /// What another process passed on, for the next start.
+    pub given: Option<Given>,
+    /// What the kernel carries by itself, if it does.
+    pub fast: Option<FastPath>,
 }
 
-/// What the kernel's programs are told of a peer.
-pub fn neighbour(lease: &Lease) -> Neighbour {
-    let takes = lease.backend.features.has(Feature::Offload);
-    Neighbour { subnet: lease.subnet, next_hop: lease.public_ip, takes }
-}
+impl Tunnel {
+    /// Whether packets are carried.
+    pub fn is_alive(&self) -> bool {
+        self.engine.as_ref().is_some_and(Engine::is_alive)
+    }
 
-/// Where they find packets.
-pub fn place(device: &Link, external: &External, port: u16) -> Place {
-    Place {
-        address: external.address,
-        port,
-        underlay: external.link.index,
-        device: device.index,
-        mtu: mtu(external),
-        wire: fast::leads_to_a_wire(&external.link),
+    /// Attaches to the device, which is made if it isn't there, and carries packets; or goes on with the queues and sockets that
+    /// another process passed on. The tunnel's own address is the subnet's first, which no pod gets.
+    pub fn start(&mut self, own: Ipv4Network) -> Result<()> {
+        if self.engine.take().is_some() {
+            tracing::warn!("the data path ended; starting it again");
+        }
+        let (queues, level, meters) = (self.options.queues(), self.options.level, self.meters.clone());
+        let address = self.address;
+        let (tun, udp) = match self.given.take() {
+            Some(Given { alone, queues, sockets }) => {
+                let udp = Udp::adopt(sockets, level, meters.path.clone());
+                (Tun::adopt(self.device, (alone, queues), level, &meters.path)?, udp)
+            }
+            None => {
+                let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
+                    format!("cannot listen on UDP {address}: does another flanneld run on this host?")
+                })?;
+                (Tun::open(self.device, queues, level, &meters.path)?, udp)
+            }
+        };
+        if self.wireguard.is_none() {
+            udp.carries_bare_packets().context("cannot forbid that datagrams are fragmented")?;
+        }
+        let (routes, wireguard, mtu) = (self.routes.clone(), self.wireguard.clone(), self.mtu as usize);
+        let own = own.network();
+        let engine = Engine::start(Parts { tun, udp, routes, own, level, meters, wireguard, mtu })?;
+        self.path_mtu = self.wireguard.is_none().then(|| self.search(own, engine.voice()));
+        self.engine = Some(engine);
+        Ok(())
+    }
+
+    fn search(&self, own: Ipv4Addr, voice: Voice) -> path_mtu::Task {
+        let (address, routes, meters) = (self.address, self.routes.clone(), self.meters.path_mtu.clone());
+        path_mtu::Task::start(path_mtu::Parts { voice, address, own, routes, meters }, self.mtu)
+    }
+
+    /// Has another address, or another MTU. With another address the data path is started again, and where packets are padded up
+    /// to the MTU.
+    pub fn move_to(&mut self, address: Ipv4Addr, mtu: u32) {
+        if *self.address.ip() != address || (self.mtu != mtu && self.wireguard.is_some()) {
+            self.address.set_ip(address);
+            self.engine = None;
+        }
+        self.mtu = mtu;
+        if let Some(path_mtu) = &self.path_mtu {
+            path_mtu.set_mtu(mtu);
+        }
+    }
+
+    /// The kernel's programs are where they should be and know what they should, once the device is there.
+    pub async fn ensure_fast(&mut self, netlink: &Netlink, external: &External) -> Result<()> {
+        let Some(fast) = &mut self.fast else { return Ok(()) };
+        let Some(device) = netlink.link_by_name(self.device).await? else { return Ok(()) };
+        let place = Place {
+            address: *self.address.ip(),
+            port: self.address.port(),
+            underlay: external.link.index,
+            device: device.index,
+            mtu: self.mtu,
+            wire: fast::leads_to_a_wire(&external.link),
+        };
+        fast.ensure(netlink, place).await
+    }
+
+    /// Brings the device into the wanted state; its index.
+    pub async fn ensure(&self, netlink: &Netlink, own: Ipv4Network) -> Result<u32> {
+        ensure(netlink, self.device, self.mtu, own).await
+    }
+
+    /// The route into the device, and the one that refuses while the device is away. Pure.
+    pub fn plan(&self, device: u32, network: Ipv4Network) -> Desired {
+        let network = IpNetwork::V4(network);
+        let mut desired = Desired::refusing(&Dual::only_v4(network));
+        desired.routes.push(Route { oif: Some(device), mtu: Some(self.mtu), ..Route::to(network) });
+        desired
     }
 }
 
-/// Brings the device into the wanted state; its index.
-pub async fn ensure(netlink: &Netlink, own: Ipv4Network, external: &External) -> Result<u32> {
-    let link = netlink.link_by_name(DEVICE).await?.with_context(|| format!("{DEVICE} is gone"))?;
-    if link.mtu != mtu(external) {
-        netlink.set_mtu(link.index, mtu(external)).await?;
+async fn ensure(netlink: &Netlink, name: &str, mtu: u32, own: Ipv4Network) -> Result<u32> {
+    let link = netlink.link_by_name(name).await?.with_context(|| format!("{name} is gone"))?;
+    if link.mtu != mtu {
+        netlink.set_mtu(link.index, mtu).await?;
     }
-    kernel::set_address(netlink, link.index, own.network()).await?;
+    kernel::set_address(netlink, link.index, IpAddr::V4(own.network())).await?;
     if !link.up {
         netlink.set_txqlen(link.index, QUEUE).await?;
         netlink.set_up(link.index, true).await?;
     }
     // ICMP answers come in over the device with the device's own address; without this they are martians.
-    sysctl::set(&format!("net/ipv4/conf/{DEVICE}/accept_local"), "1")?;
+    sysctl::set(&format!("net/ipv4/conf/{name}/accept_local"), "1")?;
     Ok(link.index)
-}
-
-/// The route into the device, and the one that refuses while the device is away. Pure.
-pub fn plan(device: u32, network: Ipv4Network, external: &External) -> Desired {
-    let into = Route { oif: Some(device), mtu: Some(mtu(external)), ..Route::to(IpNetwork::V4(network)) };
-    Desired { routes: vec![into, refuse(network)], neighbours: Vec::new() }
 }

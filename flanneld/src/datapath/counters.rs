@@ -11,6 +11,9 @@ use prometheus_client::registry::Registry;
 
 use super::fast::Carried;
 use super::path::Path;
+use super::per_peer::PerPeer;
+use crate::path_mtu;
+use crate::route::traffic::Ledger;
 
 /// Why a packet went no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -38,11 +41,27 @@ pub enum Reason {
     Send,
     /// What the kernel left to be done with it makes no sense.
     Offload,
+    /// No message of WireGuard.
+    Protocol,
+    /// Of a node that is no peer, or for a session that is nobody's.
+    Stranger,
+    /// There is no session with the peer, or not this one.
+    Session,
+    /// It was not sealed with the peer's key.
+    Forged,
+    /// It was there before, or it is too old to tell.
+    Replayed,
+    /// One handshake more than are answered at a time.
+    Flood,
+    /// Longer than the way takes; its sender is told.
+    TooLong,
+    /// Marked as having met congestion, which its sender does not understand.
+    Congestion,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 19] = [
         Reason::Short,
         Reason::Version,
         Reason::Length,
@@ -54,6 +73,14 @@ impl Reason {
         Reason::NoLease,
         Reason::Send,
         Reason::Offload,
+        Reason::Protocol,
+        Reason::Stranger,
+        Reason::Session,
+        Reason::Forged,
+        Reason::Replayed,
+        Reason::Flood,
+        Reason::TooLong,
+        Reason::Congestion,
     ];
 }
 
@@ -77,7 +104,11 @@ pub struct Meters {
     pub into: Counters,
     /// Which features of the kernel are in use.
     pub path: Path,
-    /// What the kernel carried by itself: part of both above as of the last [`Meters::refresh`].
+    /// To and from each peer.
+    pub peers: Ledger,
+    /// How large packets to each may be.
+    pub path_mtu: path_mtu::Meters,
+    /// What the kernel carried by itself: part of the others as of the last [`Meters::refresh`].
     fast: Arc<ArcSwap<Carried>>,
 }
 
@@ -87,6 +118,7 @@ struct Families {
     bytes: Family<Way, Counter>,
     fast: Family<Way, Counter>,
     answers: Family<Way, Counter>,
+    fragmented: Family<Way, Counter>,
     drops: Family<Drop, Counter>,
 }
 
@@ -100,12 +132,17 @@ struct Shown {
 impl Collector for Shown {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         self.meters.refresh();
-        let Families { packets, bytes, fast, answers, drops } = &self.families;
+        let Families { packets, bytes, fast, answers, fragmented, drops } = &self.families;
         for (name, help, family) in [
             ("flannel_packets", "Packets carried.", packets),
             ("flannel_bytes", "Bytes carried, without outer headers.", bytes),
             ("flannel_fast_packets", "Those of the packets carried that the kernel carried by itself.", fast),
             ("flannel_icmp_answers", "ICMP unreachable answers to pods.", answers),
+            (
+                "flannel_fragmented",
+                "Packets sent on in fragments, as the way is narrower than the interface.",
+                fragmented,
+            ),
         ] {
             family.encode(encoder.encode_descriptor(name, help, None, family.metric_type())?)?;
         }
@@ -125,6 +162,8 @@ pub struct Counters {
     pub fast: Counter,
     /// ICMP answers given.
     pub answers: Counter,
+    /// Packets that were sent on in fragments.
+    pub fragmented: Counter,
     drops: [Counter; Reason::ALL.len()],
 }
 
@@ -137,11 +176,14 @@ impl Meters {
             bytes: families.bytes.get_or_create_owned(&Way { direction }),
             fast: families.fast.get_or_create_owned(&Way { direction }),
             answers: families.answers.get_or_create_owned(&Way { direction }),
+            fragmented: families.fragmented.get_or_create_owned(&Way { direction }),
             drops: Reason::ALL.map(|reason| families.drops.get_or_create_owned(&Drop { direction, reason })),
         };
-        let path = Path::register(registry);
-        let meters = Meters { out: of("out"), into: of("in"), path, fast: Arc::default() };
+        let (peers, fast) = (Ledger::default(), Arc::default());
+        let (path, path_mtu) = (Path::register(registry), path_mtu::Meters::register(registry));
+        let meters = Meters { out: of("out"), into: of("in"), path, peers, path_mtu, fast };
         registry.register_collector(Box::new(Shown { families, meters: meters.clone() }));
+        registry.register_collector(Box::new(PerPeer(meters.peers.clone())));
         meters
     }
 
@@ -150,14 +192,9 @@ impl Meters {
         self.fast.store(Arc::new(carried));
     }
 
-    /// What the kernel carries by itself.
-    pub fn fast(&self) -> Arc<Carried> {
-        self.fast.load_full()
-    }
-
     /// Adds what the kernel has carried by itself since the last time.
     pub fn refresh(&self) {
-        self.fast().fold(&self.out, &self.into);
+        self.fast.load().fold(self);
     }
 }
 

@@ -16,11 +16,14 @@
 
 pub mod buffer;
 pub mod checksum;
+pub mod clamp;
 pub mod coalesce;
 pub mod counters;
+pub mod ecn;
 pub mod engine;
 pub mod fast;
 pub mod forward;
+pub mod fragment;
 pub mod icmp;
 pub mod layers;
 pub mod outbox;
@@ -28,7 +31,9 @@ pub mod packet;
 pub mod partial;
 pub mod pass;
 pub mod path;
+mod per_peer;
 pub mod split;
 pub mod tun;
 pub mod udp;
 pub mod virtio;
+pub mod wireguard;

@@ -20,7 +20,8 @@ const HEALTH: &str = "127.0.0.1:8081";
 pub struct Flanneld {
     child: Child,
     host: PathBuf,
-    file: PathBuf,
+    /// Its subnet file.
+    pub file: PathBuf,
     log: PathBuf,
 }
 
@@ -39,9 +40,7 @@ impl Flanneld {
 
     /// Starts it on a host, with further variables.
     pub fn spawn_with(lab: &Lab, host: usize, more: &[&str], variables: &[(&str, &str)]) -> Flanneld {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
-        command.envs(variables.iter().copied());
-        Flanneld::launch(lab, host, command, more)
+        Flanneld::spawn_program(env!("CARGO_BIN_EXE_flanneld"), lab, host, more, variables)
     }
 
     /// Starts it on a host without some capabilities (of capabilities(7), without `CAP_`), and waits until it carries packets.
@@ -54,6 +53,19 @@ impl Flanneld {
         daemon
     }
 
+    /// Starts another program that understands the same flags.
+    pub fn spawn_program(
+        program: &str,
+        lab: &Lab,
+        host: usize,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Flanneld {
+        let mut command = Command::new(program);
+        command.envs(variables.iter().copied());
+        Flanneld::launch(lab, host, command, more)
+    }
+
     fn launch(lab: &Lab, host: usize, mut command: Command, more: &[&str]) -> Flanneld {
         let ns = lab.hosts[host].ns.path().to_owned();
         let (file, log) =
@@ -64,9 +76,12 @@ impl Flanneld {
             .args(["--ip-masq", "--subnet-file"])
             .arg(&file)
             .args(more)
+            // Hosts share the machine's files.
+            .env("WIREGUARD_KEY_FILE", key_file(lab, host))
             .stdout(Stdio::null())
             .stderr(out);
-        let child = run_in(&ns, || command.spawn().unwrap()).unwrap();
+        let child = run_in(&ns, || command.spawn()).unwrap();
+        let child = child.unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
         Flanneld { child, host: ns, file, log }
     }
 
@@ -147,6 +162,11 @@ impl Flanneld {
         stream.read_to_string(&mut text).ok()?;
         Some(text)
     }
+}
+
+/// Where a host's WireGuard key is.
+pub fn key_file(lab: &Lab, host: usize) -> PathBuf {
+    lab.dir.path().join(format!("{host}.wgkey"))
 }
 
 impl Drop for Flanneld {

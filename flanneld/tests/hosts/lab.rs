@@ -107,6 +107,45 @@ impl Lab {
         });
     }
 
+    /// Lets the switch drop what this rule of nftables matches, of what it passes on between hosts.
+    pub fn drop_between(&self, rule: &str) {
+        let rules = format!(
+            "table bridge cut {{ chain forward {{ type filter hook forward priority 0; {rule} drop; }}; }}"
+        );
+        run_in(self.switch.path(), || hostnet::nft::apply(&rules)).unwrap().unwrap();
+    }
+
+    /// Lets the link to an address be one of so many bytes: the switch, as the router to it, says so of longer packets.
+    pub fn narrow(&self, ip: Ipv4Addr, mtu: u32) {
+        inside(self.switch.path(), async || {
+            let netlink = Netlink::connect().unwrap();
+            let bridge = netlink.link_by_name("br0").await.unwrap().unwrap().index;
+            let to = Route::to(net(ip, 32));
+            netlink
+                .replace_route(&Route { oif: Some(bridge), link_scope: true, mtu: Some(mtu), ..to })
+                .await
+                .unwrap();
+        });
+    }
+
+    /// Gives a host an address on no link: it and the others reach each other by way of the switch only.
+    pub fn put_behind_router(&self, host: usize, ip: Ipv4Addr) {
+        let on = |oif, ip| Route { oif: Some(oif), link_scope: true, ..Route::to(net(ip, 32)) };
+        inside(self.switch.path(), async || {
+            let netlink = Netlink::connect().unwrap();
+            let bridge = netlink.link_by_name("br0").await.unwrap().unwrap().index;
+            netlink.replace_route(&on(bridge, ip)).await.unwrap();
+        });
+        inside(self.hosts[host].ns.path(), async || {
+            let netlink = Netlink::connect().unwrap();
+            let eth0 = netlink.link_by_name("eth0").await.unwrap().unwrap().index;
+            netlink.replace_address(eth0, net(ip, 32)).await.unwrap();
+            netlink.replace_route(&on(eth0, SWITCH)).await.unwrap();
+            let default = Route { gateway: Some(SWITCH.into()), ..Route::to(net(Ipv4Addr::UNSPECIFIED, 0)) };
+            netlink.replace_route(&default).await.unwrap();
+        });
+    }
+
     /// Stops etcd, or lets it go on.
     pub fn signal_etcd(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.etcd.id()).unwrap()), signal).unwrap();
@@ -117,6 +156,21 @@ impl Lab {
         self.etcd.kill().unwrap();
         self.etcd.wait().unwrap();
         self.etcd = etcd(&self.switch, self.dir.path());
+    }
+
+    /// Gives a host an interface to the switch, with this address and the default route.
+    pub fn plug_again(&self, host: usize, name: &str, ip: Ipv4Addr) {
+        let ns = &self.hosts[host].ns;
+        let end = File::open(ns.path()).unwrap();
+        inside(self.switch.path(), async || {
+            let netlink = Netlink::connect().unwrap();
+            let port = format!("p{host}{name}");
+            netlink.add_veth_into(&port, name, 1500, &end).await.unwrap();
+            let bridge = netlink.link_by_name("br0").await.unwrap().unwrap().index;
+            let port = up(&netlink, &port).await;
+            netlink.set_master(port, bridge).await.unwrap();
+        });
+        inside(ns.path(), async || connect(name, net(ip, 24), SWITCH).await);
     }
 
     /// A pod on a host, as the CNI plugins would make it from subnet.env.
@@ -138,7 +192,7 @@ impl Lab {
             netlink.set_mtu(bridge, mtu).await.unwrap();
             netlink.add_address(bridge, net(gateway, subnet.prefix())).await.unwrap();
         });
-        inside(pod.ns.path(), async || connect(net(pod.ip, subnet.prefix()), gateway).await);
+        inside(pod.ns.path(), async || connect("eth0", net(pod.ip, subnet.prefix()), gateway).await);
         pod
     }
 }
@@ -160,7 +214,7 @@ impl Host {
             // As strict as some distributions are by default.
             sysctl::set("net/ipv4/conf/all/rp_filter", "1").unwrap();
             sysctl::set("net/ipv4/ip_forward", "1").unwrap();
-            connect(net(host.ip, 24), SWITCH).await;
+            connect("eth0", net(host.ip, 24), SWITCH).await;
         });
         host
     }
@@ -217,12 +271,12 @@ fn etcd(switch: &Named, dir: &Path) -> Child {
     etcd
 }
 
-/// Gives `lo` and `eth0` of this namespace what they need.
-async fn connect(address: IpNetwork, gateway: Ipv4Addr) {
+/// Gives `lo` and an interface of this namespace what they need.
+async fn connect(name: &str, address: IpNetwork, gateway: Ipv4Addr) {
     let netlink = Netlink::connect().unwrap();
     up(&netlink, "lo").await;
-    let eth0 = up(&netlink, "eth0").await;
-    netlink.add_address(eth0, address).await.unwrap();
+    let link = up(&netlink, name).await;
+    netlink.add_address(link, address).await.unwrap();
     let default = Route { gateway: Some(gateway.into()), ..Route::to(net(Ipv4Addr::UNSPECIFIED, 0)) };
     netlink.replace_route(&default).await.unwrap();
 }

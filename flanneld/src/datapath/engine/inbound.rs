@@ -1,5 +1,6 @@
 //! In to the pods: receive, judge each datagram, join what belongs together, and hand it to the device.
 
+use std::net::SocketAddrV4;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -12,7 +13,10 @@ use crate::datapath::layers::MAX_HEADER;
 use crate::datapath::partial;
 use crate::datapath::path::{Feature, Path};
 use crate::datapath::tun::Queue;
+use crate::datapath::udp::Udp;
 use crate::datapath::virtio;
+use crate::datapath::wireguard::{Answer, OVERHEAD, Opener};
+use crate::route::traffic::Train;
 
 /// One direction of one queue.
 struct Inbound<'a> {
@@ -38,6 +42,8 @@ pub(super) fn run(shared: &Shared, queue: usize) {
         runs: Runs::new(joined),
     };
     let mut receiver = parts.udp.receiver(queue);
+    let mut opener = parts.wireguard.clone().map(|wireguard| Opener::new(wireguard, receiver.room()));
+    let mut answers = Answers { udp: &parts.udp, queue, counters: &parts.meters.out };
     loop {
         match receiver.receive() {
             Ok(true) => {}
@@ -46,35 +52,80 @@ pub(super) fn run(shared: &Shared, queue: usize) {
             Err(error) => return tracing::error!(%error, "the UDP socket is gone"),
         }
         let table = parts.routes.at(Instant::now());
+        let mut train = Train::new(&table);
         let (bytes, datagrams) = receiver.received();
         for (datagram, at) in datagrams.iter().flat_map(|d| d.segments().map(move |at| (d, at))) {
-            if let Err(reason) = forward::inbound(&mut bytes[at.clone()], datagram.from, &table) {
-                inbound.counters.drop(reason);
-                continue;
+            let judged = match &mut opener {
+                None => forward::inbound(&mut bytes[at.clone()], datagram.from, datagram.tos, &table).map(
+                    |peer| {
+                        // What is longer is cut before anything is finished.
+                        if at.len() <= parts.mtu {
+                            partial::finish(&mut bytes[at.clone()]);
+                        }
+                        forward::fit_answers(&mut bytes[at.clone()], peer, &table);
+                        Some((peer, at))
+                    },
+                ),
+                Some(opener) => opener.open(bytes, at, datagram.from, &mut answers).and_then(|opened| {
+                    let Some((sender, at)) = opened else { return Ok(None) };
+                    forward::inbound(opener.packet(at.clone()), sender, 0, &table)
+                        .map(|peer| Some((peer, at)))
+                }),
+            };
+            match judged {
+                Err(reason) => inbound.counters.drop(reason),
+                Ok(None) => {}
+                Ok(Some((peer, at))) => {
+                    if opener.is_none() && at.len() > parts.mtu {
+                        if let Some(gso) = partial::whole(&bytes[at.clone()], parts.mtu) {
+                            inbound.hand_on(bytes);
+                            let (packets, length) =
+                                whole::hand_on((inbound.queue, path), bytes, at, gso, inbound.counters);
+                            train.packets(peer, packets, length);
+                            continue;
+                        }
+                        if at.len() > LONGEST {
+                            inbound.counters.drop(Reason::Truncated);
+                            continue;
+                        }
+                    }
+                    train.packet(peer, at.len());
+                    let bytes = opener.as_ref().map_or(&*bytes, Opener::bytes);
+                    if inbound.runs.is_full() {
+                        inbound.hand_on(bytes);
+                    }
+                    inbound.runs.push(bytes, at);
+                }
             }
-            if let Some(gso) = partial::whole(&bytes[at.clone()], parts.mtu) {
-                inbound.hand_on(bytes);
-                whole::hand_on((inbound.queue, path), bytes, at, gso, inbound.counters);
-                continue;
-            }
-            if at.len() > LONGEST {
-                inbound.counters.drop(Reason::Truncated);
-                continue;
-            }
-            partial::finish(&mut bytes[at.clone()]);
-            if inbound.runs.is_full() {
-                inbound.hand_on(bytes);
-            }
-            inbound.runs.push(bytes, at);
         }
-        inbound.hand_on(bytes);
+        inbound.hand_on(opener.as_ref().map_or(&*bytes, Opener::bytes));
+    }
+}
+
+/// What goes back at once. The other side asks again for what is lost.
+struct Answers<'a> {
+    udp: &'a Udp,
+    queue: usize,
+    counters: &'a Counters,
+}
+
+impl Answer for Answers<'_> {
+    fn handshake(&mut self, message: &[u8], to: SocketAddrV4) {
+        let _ = self.udp.send(self.queue, message, to);
+    }
+
+    fn packet(&mut self, sealed: &[u8], to: SocketAddrV4) {
+        match self.udp.send(self.queue, sealed, to) {
+            Ok(()) => self.counters.carried(1, (sealed.len() - OVERHEAD) as u64),
+            Err(_) => self.counters.drop(Reason::Send),
+        }
     }
 }
 
 impl Inbound<'_> {
     /// Hands all runs to the device.
     fn hand_on(&mut self, bytes: &[u8]) {
-        let mut refused = false;
+        let (mut refused, mut packets, mut length) = (false, 0, 0);
         for run in self.runs.iter() {
             match self.write(bytes, run) {
                 Err(error) if run.count > 1 && error.raw_os_error() == Some(Errno::EINVAL as i32) => {
@@ -82,9 +133,13 @@ impl Inbound<'_> {
                     self.apart(bytes, run);
                 }
                 Err(_) => self.counters.drop_many(Reason::Send, run.count as u64),
-                Ok(()) => self.count(run),
+                Ok(()) => {
+                    packets += run.count as u64;
+                    length += run.bytes as u64;
+                }
             }
         }
+        self.counters.carried(packets, length);
         self.runs.clear();
         if refused {
             self.join_no_more();
@@ -108,11 +163,6 @@ impl Inbound<'_> {
                 Err(_) => self.counters.drop(Reason::Send),
             }
         }
-    }
-
-    fn count(&self, run: &Run) {
-        let bytes = self.runs.parts(run).map(|part| part.packet.len() as u64).sum();
-        self.counters.carried(run.count as u64, bytes);
     }
 
     /// Some kernels refuse super-packets that others take.

@@ -5,16 +5,20 @@
 //! flow in one queue of the device and a peer at one socket, and a loop never shuffles what it moves. A peer's packets are
 //! written to the queue that has its socket's number; the kernel learns from that where to put the answers, so that a pair of
 //! loops has its peers for itself.
+//!
+//! Where packets are sealed, a further thread looks after the peers' timers ([`timers`]).
 
 mod inbound;
 mod outbound;
+mod timers;
 mod whole;
 
 use std::io::{PipeReader, PipeWriter, Write, pipe};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -22,6 +26,7 @@ use super::counters::Meters;
 use super::path::{Feature, Level};
 use super::tun::Tun;
 use super::udp::Udp;
+use super::wireguard::Wireguard;
 use crate::route::Handle;
 
 /// The running data path; dropping it ends all threads.
@@ -42,14 +47,16 @@ pub struct Parts {
     pub udp: Udp,
     /// Where packets go.
     pub routes: Handle,
-    /// The largest packet of a pod.
-    pub mtu: usize,
     /// The tunnel's address: ICMP answers come from it.
     pub own: Ipv4Addr,
     /// How far packets are moved together.
     pub level: Level,
     /// What is counted.
     pub meters: Meters,
+    /// Packets are sealed; none: they travel as they are.
+    pub wireguard: Option<Arc<Wireguard>>,
+    /// The largest packet of a pod.
+    pub mtu: usize,
 }
 
 /// What all loops share.
@@ -76,6 +83,10 @@ impl Engine {
             engine.spawn(format!("flannel-out{queue}"), move || outbound::run(&out, queue))?;
             engine.spawn(format!("flannel-in{queue}"), move || inbound::run(&into, queue))?;
         }
+        if let Some(wireguard) = shared.parts.wireguard.clone() {
+            let shared = shared.clone();
+            engine.spawn("flannel-timers".to_owned(), move || timers::run(&shared, &wireguard))?;
+        }
         Ok(engine)
     }
 
@@ -87,6 +98,11 @@ impl Engine {
         std::iter::once(tun.alone()).chain(queues).chain(sockets).collect()
     }
 
+    /// What sends by its socket as long as it runs, and does not keep it.
+    pub fn voice(&self) -> Voice {
+        Voice(Arc::downgrade(&self.shared))
+    }
+
     fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         self.threads.push(Builder::new().name(name).spawn(run)?);
         Ok(())
@@ -95,6 +111,17 @@ impl Engine {
     /// Whether all loops still run: they end by themselves when the TUN is deleted under them.
     pub fn is_alive(&self) -> bool {
         self.threads.iter().all(|thread| !thread.is_finished())
+    }
+}
+
+/// See [`Engine::voice`].
+#[derive(Debug, Clone)]
+pub struct Voice(Weak<Shared>);
+
+impl Voice {
+    /// Sends one datagram; whether the kernel took it.
+    pub fn send(&self, message: &[u8], to: SocketAddrV4) -> bool {
+        self.0.upgrade().is_some_and(|shared| shared.parts.udp.send(0, message, to).is_ok())
     }
 }
 
@@ -127,6 +154,13 @@ impl Parts {
 }
 
 impl Shared {
+    /// Waits for so long; false when it is time to stop.
+    fn pause(&self, time: Duration) -> bool {
+        let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+        let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+        matches!(poll(&mut fds, time), Ok(0) | Err(nix::errno::Errno::EINTR))
+    }
+
     /// Waits until there is something to read; false when it is time to stop.
     fn wait(&self, fd: BorrowedFd<'_>) -> bool {
         let mut fds = [PollFd::new(fd, PollFlags::POLLIN), PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];

@@ -10,16 +10,19 @@ use crate::datapath::split::Segments;
 use crate::datapath::tun::Queue;
 use crate::datapath::virtio::{Gso, Header, Partial};
 
-/// Hands the super-packet at `at` to the device: as it is where the device takes such, and else cut.
+/// Hands the super-packet at `at` to the device: as it is where the device takes such, and else cut. How many packets and bytes that was.
 pub(super) fn hand_on(
     (queue, path): (&Queue, &Path),
     bytes: &[u8],
     at: Range<usize>,
     gso: Gso,
     counters: &Counters,
-) {
+) -> (u64, u64) {
     let packet = &bytes[at.clone()];
-    let Ok(mut segments) = Segments::new(packet, gso) else { return counters.drop(Reason::Offload) };
+    let Ok(mut segments) = Segments::new(packet, gso) else {
+        counters.drop(Reason::Offload);
+        return (0, 0);
+    };
     let (mut header, mut packets, mut length) = ([0; MAX_HEADER], 0, 0);
     let whole = path.uses(Feature::TunTso);
     let mut taken: io::Result<()> = Ok(());
@@ -38,6 +41,7 @@ pub(super) fn hand_on(
         Ok(()) => counters.carried(packets, length),
         Err(_) => counters.drop_many(Reason::Send, packets),
     }
+    (packets, length)
 }
 
 /// The kernel finishes the checksum when it cuts; until then it is as it came.

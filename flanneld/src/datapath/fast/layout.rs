@@ -33,6 +33,10 @@ pub(super) struct Peer {
 
 /// `PEER_TAKES`: it takes what a kernel sends.
 pub(super) const TAKES: u32 = 1;
+/// `PEER_NARROW`: flanneld judges its packets.
+pub(super) const NARROW: u32 = 2;
+/// `PEER_MARKS`: it takes over marks of congestion from the outer packet.
+pub(super) const MARKS: u32 = 4;
 
 /// `struct traffic`: what was carried to and from a subnet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -7,16 +7,18 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
 
 use super::layout::{Lease, Peer, Traffic};
-use crate::datapath::counters::{Counters, Reason};
+use crate::datapath::counters::{Meters, Reason};
+use crate::route::traffic::{Count, Ledger};
 
 /// The only key of the map `lease`.
 const ONLY: u32 = 0;
 
 /// The reasons that `bpf/fastpath.c` counts, in its order, and whether they are of the way out.
-const REASONS: [(bool, Reason); 5] = [
+const REASONS: [(bool, Reason); 6] = [
     (false, Reason::Ttl),
     (false, Reason::Sender),
     (false, Reason::Destination),
+    (false, Reason::Congestion),
     (true, Reason::Send),
     (false, Reason::Send),
 ];
@@ -32,6 +34,8 @@ pub(super) struct Maps {
     dropped: [u64; REASONS.len()],
     /// Carried for subnets that are gone, or since the last reading, and not told yet.
     untold: Traffic,
+    /// The largest packet.
+    mtu: usize,
 }
 
 impl std::fmt::Debug for Maps {
@@ -52,6 +56,7 @@ impl Maps {
             held: BTreeMap::new(),
             dropped: [0; REASONS.len()],
             untold: Traffic::default(),
+            mtu: 0,
         })
     }
 
@@ -60,7 +65,7 @@ impl Maps {
         let gone: Vec<u32> = self.held.keys().filter(|key| !peers.contains_key(key)).copied().collect();
         for key in gone {
             gone_is_fine(self.peers.remove(&key))?;
-            self.read(key)?;
+            self.read(key, None)?;
             gone_is_fine(self.traffic.remove(&key))?;
             self.held.remove(&key);
         }
@@ -75,6 +80,7 @@ impl Maps {
                 self.held.insert(key, (peer, before.map_or_else(Traffic::default, |(_, traffic)| traffic)));
             }
         }
+        self.mtu = lease.mtu as usize;
         self.lease.insert(ONLY, lease, 0)
     }
 
@@ -82,19 +88,28 @@ impl Maps {
         gone_is_fine(self.lease.remove(&ONLY))
     }
 
-    /// Reads what was carried to and from a subnet.
-    fn read(&mut self, key: u32) -> Result<(), MapError> {
+    /// Reads what was carried to and from a subnet, and adds it to its owner's numbers.
+    fn read(&mut self, key: u32, ledger: Option<&Ledger>) -> Result<(), MapError> {
         let now = self.traffic.get(&key, 0)?.iter().copied().fold(Traffic::default(), Traffic::and);
-        if let Some((_, before)) = self.held.get_mut(&key) {
-            self.untold = self.untold.and(now.since(*before));
-            *before = now;
+        let Some((peer, before)) = self.held.get_mut(&key) else { return Ok(()) };
+        let new = now.since(std::mem::replace(before, now));
+        self.untold = self.untold.and(new);
+        if let Some(ledger) = ledger.filter(|_| new != Traffic::default()) {
+            let peer = ledger.of(u32::from_be(peer.next_hop).into());
+            peer.out.add(Count { packets: new.out_packets, bytes: new.out_bytes });
+            peer.into.add(Count { packets: new.in_packets, bytes: new.in_bytes });
+            if new.out_packets > 0 {
+                // Of which length is not counted; the longest is what one wants to know of.
+                peer.way.used(self.mtu);
+            }
         }
         Ok(())
     }
 
-    fn fold(&mut self, out: &Counters, into: &Counters) -> Result<(), MapError> {
+    fn fold(&mut self, meters: &Meters) -> Result<(), MapError> {
+        let Meters { out, into, peers, .. } = meters;
         let keys: Vec<u32> = self.held.keys().copied().collect();
-        keys.into_iter().try_for_each(|key| self.read(key))?;
+        keys.into_iter().try_for_each(|key| self.read(key, Some(peers)))?;
         let Traffic { out_packets, out_bytes, in_packets, in_bytes } = std::mem::take(&mut self.untold);
         out.carried(out_packets, out_bytes);
         into.carried(in_packets, in_bytes);
@@ -127,22 +142,11 @@ impl Carried {
         Carried(Some(maps))
     }
 
-    /// Adds to the counters what was carried and dropped since the last time.
-    pub fn fold(&self, out: &Counters, into: &Counters) {
+    /// Adds to the numbers what was carried and dropped since the last time.
+    pub fn fold(&self, meters: &Meters) {
         let Some(maps) = &self.0 else { return };
-        if let Err(error) = maps.lock().unwrap_or_else(PoisonError::into_inner).fold(out, into) {
+        if let Err(error) = maps.lock().unwrap_or_else(PoisonError::into_inner).fold(meters) {
             tracing::debug!("the programs' counters cannot be read: {error}");
         }
-    }
-
-    /// What was carried to and from each subnet, by its network address.
-    pub fn by_subnet(&self) -> Vec<(std::net::Ipv4Addr, Traffic)> {
-        let Some(maps) = &self.0 else { return Vec::new() };
-        let mut maps = maps.lock().unwrap_or_else(PoisonError::into_inner);
-        let keys: Vec<u32> = maps.held.keys().copied().collect();
-        // One that cannot be read stays as it was.
-        keys.into_iter().for_each(|key| drop(maps.read(key)));
-        let told = maps.held.iter().map(|(key, (_, traffic))| (u32::from_be(*key).into(), *traffic));
-        told.collect()
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ipnetwork::Ipv4Network;
 
-use super::layout::{Lease, Peer, SPLITS, TAKES};
+use super::layout::{Lease, MARKS, NARROW, Peer, SPLITS, TAKES};
 
 /// Subnets of other nodes in the kernel at most; packets to more of them go by way of flanneld.
 pub const MOST_PEERS: usize = 16_384;
@@ -37,6 +37,10 @@ pub struct Neighbour {
     pub next_hop: Ipv4Addr,
     /// Whether it takes what a kernel sends: see [`crate::lease::features::Feature::Offload`].
     pub takes: bool,
+    /// Whether it takes over marks of congestion from the outer packet.
+    pub takes_marks: bool,
+    /// Whether the way there takes less than the interface: its packets are judged by flanneld, in both directions.
+    pub narrow: bool,
 }
 
 /// The element of the map `lease`. `clock` is the kernel's CLOCK_MONOTONIC at `now`, read no later than it.
@@ -66,7 +70,8 @@ pub(super) fn lease(
 /// length, packets go by way of flanneld.
 pub(super) fn peers(own: Ipv4Network, others: impl Iterator<Item = Neighbour>) -> BTreeMap<u32, Peer> {
     let element = |peer: Neighbour| {
-        let flags = if peer.takes { TAKES } else { 0 };
+        let flags = [(peer.takes, TAKES), (peer.takes_marks, MARKS), (peer.narrow, NARROW)];
+        let flags = flags.iter().filter(|(is, _)| *is).map(|(_, flag)| flag).sum();
         (u32::from(peer.subnet.network()).to_be(), Peer { next_hop: u32::from(peer.next_hop).to_be(), flags })
     };
     others.filter(|peer| peer.subnet.prefix() == own.prefix()).take(MOST_PEERS).map(element).collect()
@@ -111,6 +116,8 @@ mod tests {
             subnet: subnet.parse().unwrap(),
             next_hop: Ipv4Addr::new(192, 0, 2, 2),
             takes,
+            takes_marks: false,
+            narrow: false,
         };
         let others = [peer("10.5.2.0/24", true), peer("10.5.3.0/24", false), peer("10.5.4.0/25", true)];
         let told = peers("10.5.1.0/24".parse().unwrap(), others.into_iter());
