@@ -118,9 +118,9 @@ impl Carrier {
         others: impl Iterator<Item = &Lease>,
         until: Option<Instant>,
     ) -> Result<()> {
-        if let Way::Udp { port, routes, .. } = &self.way {
+        if let Way::Udp { port, routes, meters, .. } = &self.way {
             let peers = others.map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, *port)));
-            routes.publish(Table::new(Some(own), peers).valid_until(until));
+            routes.publish(Table::counted(Some(own), peers, &meters.peers).valid_until(until));
             return Ok(());
         }
         self.leases = others.cloned().collect();

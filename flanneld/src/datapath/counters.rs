@@ -6,6 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::path::Path;
+use super::per_peer::PerPeer;
+use crate::route::traffic::Ledger;
 
 /// Why a packet went no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -72,6 +74,8 @@ pub struct Meters {
     pub into: Counters,
     /// Which features of the kernel are in use.
     pub path: Path,
+    /// To and from each peer.
+    pub peers: Ledger,
 }
 
 /// The counters of one direction. Each is one atomic number; adding to it orders nothing.
@@ -105,7 +109,9 @@ impl Meters {
             answers: answers.get_or_create_owned(&Way { direction }),
             drops: Reason::ALL.map(|reason| drops.get_or_create_owned(&Drop { direction, reason })),
         };
-        Meters { out: of("out"), into: of("in"), path: Path::register(registry) }
+        let peers = Ledger::default();
+        registry.register_collector(Box::new(PerPeer(peers.clone())));
+        Meters { out: of("out"), into: of("in"), path: Path::register(registry), peers }
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use super::counters::Reason;
 use super::packet::Packet;
-use crate::route::Table;
+use crate::route::{Hop, Table};
 
 /// The longest packet that is taken from a peer: that of the largest Ethernet jumbo frame.
 pub const LONGEST: usize = 9216;
@@ -13,7 +13,7 @@ pub const LONGEST: usize = 9216;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Send it to this flanneld.
-    Send(SocketAddrV4),
+    Send(Hop),
     /// Drop it.
     Drop(Reason),
     /// Drop it, and tell its sender that nobody is there.
@@ -35,20 +35,19 @@ fn send(bytes: &mut [u8], table: &Table) -> Result<Verdict, Reason> {
     Ok(Verdict::Send(next_hop))
 }
 
-/// Judges a datagram: is it from whom it should be, and for here. It goes on with a hop less.
-pub fn inbound(bytes: &mut [u8], from: SocketAddrV4, table: &Table) -> Result<(), Reason> {
+/// Judges a datagram: is it from whom it should be, and for here; from which next hop it is. It goes on with a hop less.
+pub fn inbound(bytes: &mut [u8], from: SocketAddrV4, table: &Table) -> Result<Hop, Reason> {
     if bytes.len() > LONGEST {
         return Err(Reason::Truncated);
     }
     let mut packet = Packet::parse(bytes)?;
     let own = table.own().ok_or(Reason::NoLease)?;
-    if table.lookup(packet.source()) != Some(from) {
-        return Err(Reason::Sender);
-    }
+    let peer = table.lookup(packet.source()).filter(|peer| peer.at == from).ok_or(Reason::Sender)?;
     if !own.contains(packet.destination()) {
         return Err(Reason::Destination);
     }
-    packet.hop()
+    packet.hop()?;
+    Ok(peer)
 }
 
 #[cfg(test)]
@@ -68,7 +67,8 @@ mod tests {
     }
 
     fn arrive(source: [u8; 4], destination: [u8; 4], from: &str) -> Result<(), Reason> {
-        inbound(&mut packet(source, destination, 17, 64, b"x"), from.parse().unwrap(), &table())
+        let mut bytes = packet(source, destination, 17, 64, b"x");
+        inbound(&mut bytes, from.parse().unwrap(), &table()).map(|peer| assert_eq!(peer.at.to_string(), from))
     }
 
     const MINE: [u8; 4] = [10, 5, 1, 2];
@@ -77,7 +77,11 @@ mod tests {
     #[test]
     fn packets_go_to_the_next_hop_of_their_destination() {
         let table = table();
-        assert_eq!(out(MINE, THEIRS, 64, &table), (Verdict::Send("192.0.2.2:8285".parse().unwrap()), 63));
+        let there = table.lookup(THEIRS.into()).unwrap();
+        assert_eq!(
+            (there.at.to_string(), out(MINE, THEIRS, 64, &table)),
+            ("192.0.2.2:8285".into(), (Verdict::Send(there), 63))
+        );
         assert_eq!(out(MINE, [10, 5, 9, 9], 64, &table), (Verdict::Refuse, 64));
         assert_eq!(out(MINE, THEIRS, 1, &table).0, Verdict::Drop(Reason::Ttl));
         assert_eq!(out(MINE, THEIRS, 0, &table).0, Verdict::Drop(Reason::Ttl));
@@ -107,7 +111,7 @@ mod tests {
     #[test]
     fn what_is_too_long_or_broken_is_dropped() {
         let from = "192.0.2.2:8285".parse().unwrap();
-        let arrive = |mut bytes: Vec<u8>| inbound(&mut bytes, from, &table());
+        let arrive = |mut bytes: Vec<u8>| inbound(&mut bytes, from, &table()).map(|_| ());
         assert_eq!(arrive(packet(THEIRS, MINE, 17, 64, &[0; LONGEST - 20])), Ok(()));
         assert_eq!(arrive(packet(THEIRS, MINE, 17, 64, &[0; LONGEST - 19])), Err(Reason::Truncated));
         assert_eq!(arrive(b"nonsense".to_vec()), Err(Reason::Short));

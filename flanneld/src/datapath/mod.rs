@@ -23,6 +23,7 @@ pub mod layers;
 pub mod outbox;
 pub mod packet;
 pub mod path;
+mod per_peer;
 pub mod split;
 pub mod tun;
 pub mod udp;

@@ -4,10 +4,10 @@
 //! packets of one length go together, and a shorter one is the last. A packet may join only the newest message to its next hop:
 //! what goes to one place keeps its order, and no next hop waits until another's packets are all sent.
 
-use std::net::SocketAddrV4;
 use std::ops::Range;
 
 use super::layers::MAX_HEADER;
+use crate::route::Hop;
 
 /// Packets at a time, and messages, if none go together.
 pub const MOST_PACKETS: usize = 512;
@@ -28,7 +28,7 @@ struct Piece {
 #[derive(Debug)]
 pub struct Message {
     /// Where to.
-    pub to: SocketAddrV4,
+    pub to: Hop,
     /// The length of each datagram but the last.
     pub size: usize,
     /// How many datagrams.
@@ -89,7 +89,7 @@ impl Outbox {
 
     /// Takes over a packet: so many bytes of [`Outbox::header`], and a part of the batch. `together`: it may share a message.
     /// There must be room.
-    pub fn push(&mut self, to: SocketAddrV4, header: usize, payload: Range<usize>, together: bool) {
+    pub fn push(&mut self, to: Hop, header: usize, payload: Range<usize>, together: bool) {
         let (index, length) = (self.pieces.len(), header + payload.len());
         self.pieces.push(Piece { header, payload, next: None });
         let newest = self.messages.iter_mut().rfind(|message| message.to == to);
@@ -123,8 +123,8 @@ impl Message {
 mod tests {
     use super::*;
 
-    fn peer(n: u8) -> SocketAddrV4 {
-        SocketAddrV4::new([192, 0, 2, n].into(), 8285)
+    fn peer(n: u8) -> Hop {
+        Hop::from(std::net::SocketAddrV4::new([192, 0, 2, n].into(), 8285))
     }
 
     /// Peer and length of each packet; the messages as (peer, size, lengths).
@@ -139,7 +139,7 @@ mod tests {
             let pieces: Vec<_> = outbox.pieces(m).map(|(_, payload)| payload).collect();
             assert!(pieces.is_sorted_by_key(|payload| payload.start), "out of order");
             assert_eq!((m.count, m.bytes), (pieces.len(), pieces.iter().map(Range::len).sum()));
-            (m.to.ip().octets()[3], m.size, pieces.iter().map(Range::len).collect())
+            (m.to.at.ip().octets()[3], m.size, pieces.iter().map(Range::len).collect())
         };
         outbox.messages().iter().map(message).collect()
     }

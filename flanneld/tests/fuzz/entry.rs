@@ -38,7 +38,7 @@ pub fn packet(data: &[u8]) {
     TABLE.with(|table| {
         let mut out = data.to_vec();
         if let Verdict::Send(to) = outbound(&mut out, table) {
-            assert_eq!((to, &data[16..19]), (PEER, &[10, 5, 2][..]));
+            assert_eq!((to.at, &data[16..19]), (PEER, &[10, 5, 2][..]));
             one_hop_less(data, &out);
         }
         let mut into = data.to_vec();

@@ -12,6 +12,7 @@ use crate::datapath::layers::MAX_HEADER;
 use crate::datapath::path::{Feature, Path};
 use crate::datapath::tun::Queue;
 use crate::datapath::virtio;
+use crate::route::traffic::Train;
 
 /// One direction of one queue.
 struct Inbound<'a> {
@@ -45,11 +46,15 @@ pub(super) fn run(shared: &Shared, queue: usize) {
             Err(error) => return tracing::error!(%error, "the UDP socket is gone"),
         }
         let table = parts.routes.at(Instant::now());
+        let mut train = Train::new(&table);
         let (bytes, datagrams) = receiver.received();
         for (datagram, at) in datagrams.iter().flat_map(|d| d.segments().map(move |at| (d, at))) {
-            if let Err(reason) = forward::inbound(&mut bytes[at.clone()], datagram.from, &table) {
-                inbound.counters.drop(reason);
-                continue;
+            match forward::inbound(&mut bytes[at.clone()], datagram.from, &table) {
+                Ok(peer) => train.packet(peer, at.len()),
+                Err(reason) => {
+                    inbound.counters.drop(reason);
+                    continue;
+                }
             }
             if inbound.runs.is_full() {
                 inbound.hand_on(bytes);

@@ -1,7 +1,8 @@
 //! Out of the pods: read a batch, judge each packet, split what is too long, send all of it.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Shared;
@@ -15,8 +16,10 @@ use crate::datapath::packet::Packet;
 use crate::datapath::path::Level;
 use crate::datapath::split::Segments;
 use crate::datapath::tun::Queue;
-use crate::datapath::udp::Sender;
+use crate::datapath::udp::{Sender, Sent};
 use crate::datapath::virtio::Gso;
+use crate::route::traffic::Count;
+use crate::route::{Hop, Table};
 
 /// One direction of one queue.
 struct Outbound<'a> {
@@ -60,7 +63,7 @@ impl Outbound<'_> {
         for slot in slots.iter() {
             let packet = &mut bytes[slot.at.clone()];
             let outcome = match forward::outbound(packet, &table) {
-                Verdict::Send(to) => self.stage(bytes, slot, to),
+                Verdict::Send(to) => self.stage(bytes, slot, to, &table),
                 Verdict::Drop(reason) => Err(reason),
                 Verdict::Refuse => {
                     self.refuse(packet);
@@ -71,44 +74,58 @@ impl Outbound<'_> {
                 self.counters.drop(reason);
             }
         }
-        self.flush(bytes);
+        self.flush(bytes, &table);
     }
 
     /// Does what the kernel left to be done, and puts the packets into the outbox.
-    fn stage(&mut self, bytes: &mut [u8], slot: &Slot, to: SocketAddrV4) -> Result<(), Reason> {
+    fn stage(&mut self, bytes: &mut [u8], slot: &Slot, to: Hop, table: &Table) -> Result<(), Reason> {
         let left = slot.left?;
         if let Some(gso) = left.gso {
-            return self.split(bytes, slot, gso, to);
+            return self.split(bytes, slot, gso, (to, table));
         }
         if let Some(partial) = left.partial {
             let packet = &mut bytes[slot.at.clone()];
             checksum::complete(packet, partial.start.into(), partial.offset.into()).ok_or(Reason::Offload)?;
         }
         if self.outbox.is_full() {
-            self.flush(bytes);
+            self.flush(bytes, table);
         }
-        let together = self.sender.together(to);
+        let together = self.sender.together(to.at);
         self.outbox.push(to, 0, slot.at.clone(), together);
         Ok(())
     }
 
-    fn split(&mut self, bytes: &[u8], slot: &Slot, gso: Gso, to: SocketAddrV4) -> Result<(), Reason> {
+    fn split(
+        &mut self,
+        bytes: &[u8],
+        slot: &Slot,
+        gso: Gso,
+        (to, table): (Hop, &Table),
+    ) -> Result<(), Reason> {
         let start = slot.at.start;
         let mut segments = Segments::new(&bytes[slot.at.clone()], gso)?;
         loop {
             let Some(header) = self.outbox.header() else {
-                self.flush(bytes);
+                self.flush(bytes, table);
                 continue;
             };
             let Some(segment) = segments.next(header) else { return Ok(()) };
             let payload = start + segment.payload.start..start + segment.payload.end;
-            let together = self.sender.together(to);
+            let together = self.sender.together(to.at);
             self.outbox.push(to, segment.header, payload, together);
         }
     }
 
-    fn flush(&mut self, bytes: &[u8]) {
-        let sent = self.sender.flush(&mut self.outbox, bytes);
+    /// Sends what is in the outbox; its next hops are of this table.
+    fn flush(&mut self, bytes: &[u8], table: &Table) {
+        let mut sent = Sent::default();
+        self.sender.flush(&mut self.outbox, bytes, |to, done| {
+            sent += done;
+            if let Some(peer) = table.traffic(to) {
+                peer.out.add(Count { packets: done.packets, bytes: done.bytes });
+                peer.lost.fetch_add(done.lost, Ordering::Relaxed);
+            }
+        });
         self.counters.carried(sent.packets, sent.bytes);
         self.counters.drop_many(Reason::Send, sent.lost);
     }

@@ -79,8 +79,8 @@ impl SendVectors {
                 }
             }
             names[i].sin_family = libc::AF_INET as libc::sa_family_t;
-            names[i].sin_port = message.to.port().to_be();
-            names[i].sin_addr.s_addr = u32::from(*message.to.ip()).to_be();
+            names[i].sin_port = message.to.at.port().to_be();
+            names[i].sin_addr.s_addr = u32::from(*message.to.at.ip()).to_be();
             let header = &mut headers[i].msg_hdr;
             header.msg_iov = &raw mut vectors[first];
             header.msg_iovlen = (used - first) as _;
