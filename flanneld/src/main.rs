@@ -14,6 +14,12 @@ fn main() -> ExitCode {
         eprintln!("v{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
+    if let Some(look) = &cli.look {
+        return flanneld::look::run(look, &cli.subnet_file).unwrap_or_else(|error| {
+            eprintln!("flanneld: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
     let level = if cli.verbosity > 0 { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_max_level(level).with_ansi(terminal).with_writer(std::io::stderr).init();

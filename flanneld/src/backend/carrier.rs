@@ -15,6 +15,7 @@ use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
 use crate::iface::External;
 use crate::lease::key::{Advert, Lease};
+use crate::look::status as told;
 use crate::route::{Handle, Table};
 
 /// What packets are carried by.
@@ -83,6 +84,17 @@ impl Carrier {
             Way::Vxlan(device) => device.options.mtu(&self.external),
             Way::HostGw | Way::Nothing => self.external.link.mtu,
         }
+    }
+
+    /// What it tells of itself.
+    pub fn told(&self) -> told::Network {
+        let (backend, port, device) = match &self.way {
+            Way::Udp { port, .. } => ("udp", Some(*port), Some(udp::DEVICE.to_owned())),
+            Way::Vxlan(vxlan) => (vxlan::TYPE, Some(vxlan.options.port), Some(vxlan.options.device())),
+            Way::HostGw => (host_gw::TYPE, None, None),
+            Way::Nothing => ("alloc", None, None),
+        };
+        told::Network { network: self.network, backend: backend.to_owned(), port, device, mtu: self.mtu() }
     }
 
     /// Whether packets are carried.

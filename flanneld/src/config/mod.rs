@@ -16,15 +16,22 @@ use clap::{ArgAction, Parser};
 use crate::backend::udp;
 use crate::datapath::path::Level;
 use crate::lease::etcd::Access;
+use crate::look::Look;
 
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "flanneld",
     about = "A subnet per node from etcd, and pod packets carried in UDP",
-    disable_version_flag = true
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    subcommand_help_heading = "Commands that look into a running flanneld",
+    subcommand_value_name = "COMMAND"
 )]
 pub struct Cli {
+    /// In place of running the daemon
+    #[command(subcommand)]
+    pub look: Option<Look>,
     /// Comma-delimited list of etcd endpoints
     #[arg(
         long,
@@ -60,8 +67,8 @@ pub struct Cli {
     #[arg(long, env = "FLANNELD_IFACE_REGEX")]
     iface_regex: Vec<String>,
     /// Filename where env variables (subnet, MTU, …) will be written to
-    #[arg(long, env = "FLANNELD_SUBNET_FILE", default_value = "/run/flannel/subnet.env")]
-    subnet_file: PathBuf,
+    #[arg(long, env = "FLANNELD_SUBNET_FILE", default_value = "/run/flannel/subnet.env", global = true)]
+    pub subnet_file: PathBuf,
     /// IP accessible by other nodes for inter-host communication
     #[arg(long, env = "FLANNELD_PUBLIC_IP", default_value = "")]
     public_ip: String,
@@ -265,8 +272,11 @@ fn pem(flag: &'static str, path: &str) -> Result<Option<Vec<u8>>, BadConfig> {
 fn two_dashes(arg: String) -> String {
     let name = arg.strip_prefix('-').filter(|rest| !rest.starts_with('-') && rest.len() > 1);
     match name {
-        // `-v=2` and `-v2` stay short.
-        Some(name) if !name.starts_with("v=") && name.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+        // `-v=2` stays short, as do the others of one letter.
+        Some(name)
+            if name.as_bytes().get(1) != Some(&b'=')
+                && name.starts_with(|c: char| c.is_ascii_alphabetic()) =>
+        {
             format!("--{name}")
         }
         _ => arg,
@@ -298,6 +308,33 @@ mod tests {
         assert!(!config(&["--ip-masq=false", "--iptables-forward-rules=0"]).unwrap().forward_rules);
         let public = config(&["--public-ip=192.0.2.7"]).unwrap();
         assert_eq!(public.iface, IfaceChoice::PublicIp(Ipv4Addr::new(192, 0, 2, 7)));
+    }
+
+    #[test]
+    fn commands_stand_beside_the_flags() {
+        let parse = |args: &str| Cli::from_args(args.split(' ').map(str::to_owned));
+        assert!(parse("flanneld -ip-masq -v=2").look.is_none());
+        let status = parse("flanneld status -o=json -subnet-file=/tmp/x.env");
+        assert_eq!(status.subnet_file, PathBuf::from("/tmp/x.env"));
+        for args in [
+            "flanneld --subnet-file /tmp/x.env status -o json",
+            "flanneld capture -peer 192.0.2.2 -pod=10.5.2.2 -port 80 -proto tcp -c 5 -w=/tmp/x.pcapng",
+            "flanneld ping -trace 10.5.2.2",
+            "flanneld ping -c=3 --s 1472 10.5.2.2",
+        ] {
+            assert!(parse(args).look.is_some(), "{args}");
+        }
+        for args in [
+            "status --ip-masq",
+            "ping 10.5.2",
+            "ping --trace",
+            "capture --port 99999",
+            "capture --proto x",
+            "stat",
+        ] {
+            let args = ["flanneld"].into_iter().chain(args.split(' '));
+            assert!(Cli::try_parse_from(args.clone()).is_err(), "{args:?}");
+        }
     }
 
     #[test]

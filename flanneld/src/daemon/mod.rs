@@ -17,6 +17,7 @@ mod renewal;
 mod sim;
 mod told;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,14 +30,18 @@ use crate::backend::carrier::Carrier;
 use crate::chance;
 use crate::config::Config;
 use crate::config::network::NetworkConfig;
+use crate::control;
 use crate::datapath::counters::Meters;
 use crate::http::{self, Ready};
-use crate::iface;
+use crate::iface::{self, External};
 use crate::lease::etcd::Etcd;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::{Keeper, KeeperError, Owned, Settings};
 use crate::lease::key::Lease;
+use crate::lease::observed::{Health, Observed};
 use crate::lease::store::LeaseStore;
+use crate::look::board::Board;
+use crate::look::status::Interface;
 use crate::subnet_env;
 use metrics::Metrics;
 use node::Node;
@@ -56,8 +61,11 @@ pub async fn run(config: Config) -> Result<()> {
     }
     let mut registry = Registry::default();
     let meters = Meters::register(&mut registry);
-    let metrics = Metrics::register(&mut registry);
+    let health = Health::default();
+    let metrics = Metrics::register(&mut registry, &health);
     let ready = Ready::default();
+    let board = Board::new(config.subnet_file.clone(), meters.clone(), ready.clone(), health.clone());
+    tell_who_asks(&control::path(&config.subnet_file), &board);
     if let Some(address) = config.healthz {
         let listener = http::listen(address).await?;
         tokio::spawn(http::serve(listener, ready.clone(), Arc::new(registry)));
@@ -66,13 +74,16 @@ pub async fn run(config: Config) -> Result<()> {
     let changes = Changes::listen()?;
     let external = iface::find(&netlink, &config.iface, config.public_ip).await?;
     tracing::info!(interface = external.link.name, address = %external.address, public = %external.public, "using interface");
-    let store: Arc<dyn LeaseStore> = Arc::new(Etcd::connect(&config.etcd).await?);
+    let etcd: Arc<dyn LeaseStore> = Arc::new(Etcd::connect(&config.etcd).await?);
+    let store: Arc<dyn LeaseStore> = Arc::new(Observed::new(etcd, health));
     let network = network_config(store.as_ref()).await?;
     tracing::info!(network = %network.network, backend = ?network.backend, "found network config");
 
     let before = leases(store.as_ref(), &network).await;
     let carrier =
-        Carrier::prepare(netlink, &network, external.clone(), (config.datapath, meters), before).await?;
+        Carrier::prepare(netlink.clone(), &network, external.clone(), (config.datapath, meters), before)
+            .await?;
+    board.facts(interface(&external), carrier.told(), netlink);
     let settings = Settings {
         network: network.clone(),
         public_ip: external.public,
@@ -84,9 +95,32 @@ pub async fn run(config: Config) -> Result<()> {
     let previous = subnet_env::previous(&config.subnet_file);
     let owned = insist(async || keeper.acquire(previous).await).await;
     let host = node::Host { config, changes, network };
-    let mut node = Node::new(host, carrier, metrics, ready);
+    let mut node = Node::new(host, carrier, (metrics, board), ready);
     node.settle(&owned).await?;
     node.keep(store, keeper, owned).await
+}
+
+/// Opens the control socket. Packets are carried without it, too.
+fn tell_who_asks(path: &Path, board: &Board) {
+    let board = board.clone();
+    match control::listen(path) {
+        Ok(listener) => {
+            tokio::spawn(control::serve(listener, move |request| board.clone().answer(request)));
+        }
+        Err(error) => {
+            tracing::warn!(path = %path.display(), "flanneld status will not work: cannot make its socket: {error}");
+        }
+    }
+}
+
+fn interface(external: &External) -> Interface {
+    Interface {
+        name: external.link.name.clone(),
+        index: external.link.index,
+        address: external.address,
+        public_ip: external.public,
+        mtu: external.link.mtu,
+    }
 }
 
 /// The network's configuration; asked for until it is there.

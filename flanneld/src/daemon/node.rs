@@ -12,6 +12,7 @@ use crate::config::network::NetworkConfig;
 use crate::http::Ready;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::Owned;
+use crate::look::board::Board;
 use crate::masquerade::{Guard, Rules};
 use crate::subnet_env::SubnetEnv;
 
@@ -27,6 +28,7 @@ pub(super) struct Node {
     host: Host,
     carrier: Carrier,
     metrics: Metrics,
+    board: Board,
     ready: Ready,
     rules: Guard,
     /// When everything is looked at, whether somebody told of a change or not.
@@ -35,16 +37,27 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(host: Host, carrier: Carrier, metrics: Metrics, ready: Ready) -> Node {
+    pub(super) fn new(
+        host: Host,
+        carrier: Carrier,
+        (metrics, board): (Metrics, Board),
+        ready: Ready,
+    ) -> Node {
         Node {
             host,
             carrier,
             metrics,
+            board,
             ready,
             rules: Guard::default(),
             whole_look: Instant::now(),
             told: Told::default(),
         }
+    }
+
+    /// Notes how long it took until packets went by some news.
+    pub(super) fn converged(&self, since: Instant) {
+        self.metrics.convergence.observe(since.elapsed().as_secs_f64());
     }
 
     pub(super) fn network(&self) -> &NetworkConfig {
@@ -71,6 +84,7 @@ impl Node {
     /// Forwards nothing until there are routes again.
     pub(super) async fn stand_still(&mut self, lost: &Owned) {
         self.ready.set(false);
+        self.board.own(None);
         if let Err(error) = self.carrier.withdraw(lost.lease.subnet).await {
             tracing::error!("cannot take the routes away: {error:#}");
         }
@@ -80,6 +94,8 @@ impl Node {
     pub(super) async fn publish(&mut self, follower: &Follower, owned: &Owned) {
         self.metrics.leases.set(i64::try_from(follower.leases().count()).unwrap_or(i64::MAX));
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
+        self.board.own(Some(owned));
+        self.board.leases(follower, owned.lease.public_ip);
         self.ready.set(self.carrier.is_alive());
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
         let others = follower.leases().filter(|lease| lease.public_ip != owned.lease.public_ip);
@@ -96,6 +112,7 @@ impl Node {
         let now = Instant::now();
         let left = owned.safe_until().map(|until| until.saturating_duration_since(now).as_secs_f64());
         self.metrics.until.set(left.unwrap_or(f64::INFINITY));
+        self.metrics.age.set(self.board.lease_age().unwrap_or(0.0));
         // Asked in any case: what was told of until now is looked at now.
         let changed = self.host.changes.any();
         let mut mended = Ok(());

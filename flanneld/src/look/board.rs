@@ -1,0 +1,194 @@
+//! Where the daemon's control side notes what it knows, for whoever asks. The packet path does not know it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use hostnet::route::MAIN;
+use hostnet::{Kind, Netlink};
+use ipnetwork::{IpNetwork, Ipv4Network};
+use tokio::time::Instant;
+
+use super::status::{Interface, Network, Own, PathState, Peer, PeerTraffic, Status, Total, Way};
+use crate::control::{Answer, Request};
+use crate::datapath::counters::{Counters, Meters, Reason};
+use crate::datapath::path::Feature;
+use crate::http::Ready;
+use crate::lease::follow::Follower;
+use crate::lease::keeper::Owned;
+use crate::lease::observed::Health;
+use crate::route::traffic::Traffic;
+
+/// The board; cheap to clone.
+#[derive(Clone)]
+pub struct Board(Arc<Inner>);
+
+struct Inner {
+    start: Instant,
+    subnet_file: PathBuf,
+    meters: Meters,
+    ready: Ready,
+    health: Health,
+    facts: OnceLock<Facts>,
+    notes: Mutex<Notes>,
+}
+
+/// What is found out once.
+struct Facts {
+    interface: Interface,
+    network: Network,
+    netlink: Netlink,
+}
+
+/// What changes.
+#[derive(Default)]
+struct Notes {
+    own: Option<(Owned, Instant)>,
+    peers: BTreeMap<Ipv4Addr, Vec<Ipv4Network>>,
+    bad_records: usize,
+}
+
+impl Board {
+    /// Of a daemon that starts now.
+    pub fn new(subnet_file: PathBuf, meters: Meters, ready: Ready, health: Health) -> Board {
+        let start = Instant::now();
+        let (facts, notes) = (OnceLock::new(), Mutex::default());
+        Board(Arc::new(Inner { start, subnet_file, meters, ready, health, facts, notes }))
+    }
+
+    /// Notes what is found out once.
+    pub fn facts(&self, interface: Interface, network: Network, netlink: Netlink) {
+        let _ = self.0.facts.set(Facts { interface, network, netlink });
+    }
+
+    /// Notes the own lease; its age goes on if it is the one that was held before.
+    pub fn own(&self, owned: Option<&Owned>) {
+        self.note(|notes| {
+            let since = |owned: &Owned| match &notes.own {
+                Some((held, since)) if held.lease.subnet == owned.lease.subnet => *since,
+                _ => Instant::now(),
+            };
+            notes.own = owned.map(|owned| (owned.clone(), since(owned)));
+        });
+    }
+
+    /// Notes the picture of the leases.
+    pub fn leases(&self, follower: &Follower, own: Ipv4Addr) {
+        let mut peers: BTreeMap<Ipv4Addr, Vec<Ipv4Network>> = BTreeMap::new();
+        for lease in follower.leases().filter(|lease| lease.public_ip != own) {
+            peers.entry(lease.public_ip).or_default().push(lease.subnet);
+        }
+        self.note(|notes| (notes.peers, notes.bad_records) = (peers, follower.bad_count()));
+    }
+
+    /// For how long the own lease is held; none without one.
+    pub fn lease_age(&self) -> Option<f64> {
+        self.note(|notes| notes.own.as_ref().map(|(_, since)| since.elapsed().as_secs_f64()))
+    }
+
+    fn note<T>(&self, work: impl FnOnce(&mut Notes) -> T) -> T {
+        work(&mut self.0.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Answers a question.
+    pub async fn answer(self, request: Request) -> Answer {
+        match request {
+            Request::Status => Answer::Status(Box::new(self.status().await)),
+        }
+    }
+
+    async fn status(&self) -> Status {
+        let Inner { start, subnet_file, meters, ready, health, facts, .. } = &*self.0;
+        let now = Instant::now();
+        let facts = facts.get();
+        let routes = match facts {
+            Some(facts) => routes(&facts.netlink, facts.network.network).await.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let (own, peers, bad_records) = self.note(|notes| {
+            (notes.own.as_ref().map(|own| told(own, now)), notes.peers.clone(), notes.bad_records)
+        });
+        let mut numbers: BTreeMap<Ipv4Addr, Arc<Traffic>> = meters.peers.all().into_iter().collect();
+        let peer = |(public_ip, subnets)| {
+            let traffic = numbers.remove(&public_ip).map(|traffic| read(&traffic));
+            Peer { public_ip, subnets, traffic }
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: (now - *start).as_secs_f64(),
+            ready: ready.get(),
+            subnet_file: subnet_file.clone(),
+            interface: facts.map(|facts| facts.interface.clone()),
+            network: facts.map(|facts| facts.network.clone()),
+            lease: own,
+            etcd: health.told(now),
+            path: path(meters),
+            totals: [("out", &meters.out), ("in", &meters.into)]
+                .map(|(direction, counters)| (direction.to_owned(), total(counters)))
+                .into(),
+            peers: peers.into_iter().map(peer).collect(),
+            routes,
+            bad_records,
+        }
+    }
+}
+
+fn told((owned, since): &(Owned, Instant), now: Instant) -> Own {
+    let left = |until: Instant| until.saturating_duration_since(now).as_secs_f64();
+    Own {
+        subnet: owned.lease.subnet,
+        reserved: owned.reserved,
+        age: (now - *since).as_secs_f64(),
+        renewed: (now - owned.asked()).as_secs_f64(),
+        ends_in: owned.end().map(left),
+        safe_for: owned.safe_until().map(left),
+    }
+}
+
+fn read(traffic: &Traffic) -> PeerTraffic {
+    let (out, into) = (traffic.out.get(), traffic.into.get());
+    PeerTraffic {
+        out_packets: out.packets,
+        out_bytes: out.bytes,
+        lost: traffic.lost.load(std::sync::atomic::Ordering::Relaxed),
+        in_packets: into.packets,
+        in_bytes: into.bytes,
+    }
+}
+
+fn path(meters: &Meters) -> PathState {
+    let queues = meters.path.queues();
+    // Where the kernel alone carries packets, none of the features was asked for.
+    let features = if queues == 0 { &[][..] } else { &Feature::ALL[..] };
+    let told = |feature: &Feature| (format!("{feature:?}"), meters.path.uses(*feature));
+    PathState { queues, features: features.iter().map(told).collect() }
+}
+
+fn total(counters: &Counters) -> Total {
+    let drops = Reason::ALL.iter().map(|reason| (format!("{reason:?}"), counters.dropped(*reason)));
+    Total {
+        packets: counters.packets.get(),
+        bytes: counters.bytes.get(),
+        icmp_answers: counters.answers.get(),
+        drops: drops.filter(|(_, count)| *count > 0).collect(),
+    }
+}
+
+/// The kernel's routes into the network, the refusing one among them.
+async fn routes(netlink: &Netlink, network: Ipv4Network) -> hostnet::Result<Vec<Way>> {
+    let names: BTreeMap<u32, String> =
+        netlink.links().await?.into_iter().map(|link| (link.index, link.name)).collect();
+    let inside = |to: IpNetwork| matches!(to, IpNetwork::V4(to) if to.is_subnet_of(network));
+    let routes = netlink.routes().await?.into_iter().filter(|route| route.table == MAIN && inside(route.dst));
+    let way = |route: hostnet::Route| Way {
+        to: route.dst,
+        via: route.gateway.map(|ip| ip.to_string()),
+        // The kernel names the loopback interface for a route that refuses.
+        device: route.oif.filter(|_| route.kind == Kind::Unicast).and_then(|oif| names.get(&oif).cloned()),
+        mtu: route.mtu,
+        unreachable: route.kind == Kind::Unreachable,
+    };
+    Ok(routes.map(way).collect())
+}
