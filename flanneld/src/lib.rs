@@ -10,13 +10,14 @@
 pub mod backend;
 pub mod chance;
 pub mod config;
-pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod http;
 pub mod iface;
 pub mod lease;
+pub mod logging;
 pub mod look;
 pub mod masquerade;
+pub mod notify;
 pub mod route;
 pub mod subnet_env;

@@ -1,16 +1,14 @@
 //! The binary: arguments, logging, signals.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use flanneld::config::Cli;
 use flanneld::daemon;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::from_args(std::env::args());
-    if cli.version {
+    if cli.wants_version() {
         eprintln!("v{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
@@ -20,9 +18,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         });
     }
-    let level = if cli.verbosity > 0 { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_max_level(level).with_ansi(terminal).with_writer(std::io::stderr).init();
+    cli.logging().init();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -33,9 +29,17 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
+    let ready = cli.asks_readiness();
     let config = cli.config()?;
     // The control side is one thread; the data path has two of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if ready {
+        let path = config.socket();
+        if !runtime.block_on(daemon::is_ready(&path))? {
+            anyhow::bail!("no flanneld of this container carries packets (asked by {})", path.display());
+        }
+        return Ok(());
+    }
     runtime.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::select! {

@@ -19,6 +19,8 @@ pub struct Rules {
     pub subnet: Ipv4Network,
     /// Masquerade what leaves the network.
     pub masquerade: bool,
+    /// Choose source ports by chance.
+    pub random_ports: bool,
     /// Accept forwarded packets of the network.
     pub forward: bool,
 }
@@ -27,6 +29,7 @@ impl Rules {
     /// The ruleset, as one transaction that replaces whatever stands there.
     pub fn ruleset(&self) -> String {
         let (net, subnet) = (self.network, self.subnet);
+        let random = if self.random_ports { " fully-random" } else { "" };
         let mut text = format!("table ip {TABLE}\ndelete table ip {TABLE}\n");
         if !self.masquerade && !self.forward {
             return text;
@@ -40,8 +43,8 @@ impl Rules {
     ip saddr {subnet} ip daddr {net} return
     ip saddr {net} ip daddr {subnet} return
     ip saddr != {net} ip daddr {subnet} return
-    ip saddr {net} ip daddr != 224.0.0.0/4 masquerade fully-random
-    ip saddr != {net} ip daddr {net} masquerade fully-random
+    ip saddr {net} ip daddr != 224.0.0.0/4 masquerade{random}
+    ip saddr != {net} ip daddr {net} masquerade{random}
   }}\n"
             ));
         }

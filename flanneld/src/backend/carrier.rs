@@ -2,17 +2,21 @@
 //! when somebody takes a part of it away.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use hostnet::Netlink;
 use ipnetwork::{IpNetwork, Ipv4Network};
+use serde::{Deserialize, Serialize};
 
 use super::kernel::{self, Desired, Scope};
 use super::{BackendKind, host_gw, udp, vxlan};
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
+use crate::datapath::pass::Given;
+use crate::datapath::path::Level;
 use crate::iface::External;
 use crate::lease::key::{Advert, Lease};
 use crate::look::status as told;
@@ -20,10 +24,24 @@ use crate::route::{Handle, Table};
 
 /// What packets are carried by.
 enum Way {
-    Udp { port: u16, options: udp::Options, routes: Handle, meters: Meters, engine: Option<Engine> },
+    Udp {
+        port: u16,
+        options: udp::Options,
+        routes: Handle,
+        meters: Box<Meters>,
+        engine: Option<Engine>,
+        given: Option<Given>,
+    },
     Vxlan(vxlan::Device),
     HostGw,
     Nothing,
+}
+
+/// What a data path has to be like that one process starts and another one goes on with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    listen: SocketAddrV4,
+    level: Level,
 }
 
 /// See the module.
@@ -31,6 +49,8 @@ pub struct Carrier {
     netlink: Netlink,
     network: Ipv4Network,
     external: External,
+    /// Whether what is sent to the own subnet is dropped while no interface has it.
+    blackhole: bool,
     way: Way,
     /// What the kernel should have, as of the last leases; the device's part of it is made anew where the device is.
     leases: Vec<Lease>,
@@ -47,9 +67,14 @@ impl Carrier {
         leases: Vec<Lease>,
     ) -> Result<Carrier> {
         let way = match network.backend {
-            BackendKind::Udp { port } => {
-                Way::Udp { port, options, routes: Handle::default(), meters, engine: None }
-            }
+            BackendKind::Udp { port } => Way::Udp {
+                port,
+                options,
+                routes: Handle::default(),
+                meters: Box::new(meters),
+                engine: None,
+                given: None,
+            },
             BackendKind::Vxlan(options) => {
                 let mac = vxlan::choose_mac(&netlink, &options, &leases, external.public).await?;
                 Way::Vxlan(vxlan::Device { options, external: external.clone(), mac })
@@ -64,16 +89,23 @@ impl Carrier {
             BackendKind::Alloc => Way::Nothing,
         };
         let others = leases.into_iter().filter(|lease| lease.public_ip != external.public).collect();
-        Ok(Carrier { netlink, network: network.network, external, way, leases: others })
+        Ok(Carrier { netlink, network: network.network, external, blackhole: false, way, leases: others })
+    }
+
+    /// Drops what is sent to the own subnet while no interface has it, or refuses it.
+    #[must_use]
+    pub fn with_blackhole(self, blackhole: bool) -> Carrier {
+        Carrier { blackhole, ..self }
     }
 
     /// What the own lease says.
     pub fn advert(&self) -> Advert {
         match &self.way {
-            // flannel's udp and alloc leases say nothing.
-            Way::Udp { .. } | Way::Nothing => Advert::default(),
+            // Besides, flannel's udp and alloc leases say nothing.
+            Way::Udp { .. } => Advert { features: udp::features(), ..Advert::default() },
+            Way::Nothing => Advert::default(),
             Way::Vxlan(device) => device.options.advert(device.mac),
-            Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), data: String::new() },
+            Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
         }
     }
 
@@ -102,6 +134,38 @@ impl Carrier {
         match &self.way {
             Way::Udp { engine, .. } => engine.as_ref().is_some_and(Engine::is_alive),
             _ => true,
+        }
+    }
+
+    /// What it could go on with, if another process passed it on.
+    pub fn wish(&self) -> Option<Wish> {
+        match &self.way {
+            Way::Udp { port, options, .. } => {
+                Some(Wish { listen: SocketAddrV4::new(self.external.address, *port), level: options.level })
+            }
+            _ => None,
+        }
+    }
+
+    /// Goes on with that from its next start on.
+    pub fn inherit(&mut self, inherited: Option<Given>) {
+        if let Way::Udp { given, .. } = &mut self.way {
+            *given = inherited;
+        }
+    }
+
+    /// What is passed on to a process with this wish, while packets are carried as before. If there is nothing that it could go on
+    /// with, this one lets go of what it has.
+    pub fn pass_on(&mut self, wish: Option<&Wish>) -> Vec<BorrowedFd<'_>> {
+        let fits = wish.is_some() && self.wish().as_ref() == wish;
+        match &mut self.way {
+            Way::Udp { engine, .. } => {
+                if !fits {
+                    *engine = None;
+                }
+                engine.as_ref().map(Engine::descriptors).unwrap_or_default()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -141,21 +205,22 @@ impl Carrier {
 
     /// Mends what somebody took away: device, address, routes, or a data path that ended.
     pub async fn mend(&mut self, own: Ipv4Network) -> Result<()> {
-        if let Way::Udp { port, options, routes, meters, engine } = &mut self.way
+        if let Way::Udp { port, options, routes, meters, engine, given } = &mut self.way
             && !engine.as_ref().is_some_and(Engine::is_alive)
         {
             if engine.take().is_some() {
                 tracing::warn!("the data path ended; starting it again");
             }
             let address = SocketAddrV4::new(self.external.address, *port);
-            *engine = Some(udp::start(address, own, *options, routes.clone(), meters.clone())?);
+            let shared = (routes.clone(), Meters::clone(meters));
+            *engine = Some(udp::start(address, own, *options, shared, given.take())?);
         }
         self.sync(own).await
     }
 
     /// Brings device and tables into the state that the lease and the others' leases ask for.
     async fn sync(&self, own: Ipv4Network) -> Result<()> {
-        let (device, desired) = match &self.way {
+        let (device, mut desired) = match &self.way {
             Way::Udp { .. } => {
                 let device = udp::ensure(&self.netlink, own, &self.external).await?;
                 (Some(device), udp::plan(device, self.network, &self.external))
@@ -168,6 +233,9 @@ impl Carrier {
             Way::HostGw => (None, host_gw::plan(self.network, &self.external, &self.leases)),
             Way::Nothing => (None, Desired::default()),
         };
+        if self.blackhole {
+            desired.routes.push(kernel::blackhole(own));
+        }
         let scope = Scope { network: self.network, underlay: self.external.link.index, device };
         kernel::sync(&self.netlink, scope, &desired).await
     }

@@ -29,6 +29,11 @@ pub fn refuse(network: Ipv4Network) -> Route {
     Route { kind: Kind::Unreachable, metric: Some(REFUSE_METRIC), ..to }
 }
 
+/// The route that drops what is sent to the own subnet while no interface has it: without a word, and before the network's other routes.
+pub fn blackhole(subnet: Ipv4Network) -> Route {
+    Route { kind: Kind::Blackhole, metric: Some(REFUSE_METRIC), ..Route::to(IpNetwork::V4(subnet)) }
+}
+
 /// Whose entries are ours to remove.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope {
@@ -77,15 +82,14 @@ pub async fn sync(netlink: &Netlink, scope: Scope, desired: &Desired) -> Result<
     outcome.context("the kernel's routes are not as they should be")
 }
 
-/// A route of a backend: into one of flannel's devices, or into the network by way of another node.
+/// A route of a backend, or the one that drops: into one of flannel's devices, or into the network by way of another node.
 fn ours(route: &Route, scope: Scope, devices: &[u32]) -> bool {
     let inside = matches!(route.dst, IpNetwork::V4(dst) if dst.is_subnet_of(scope.network));
     let into_device = |oif| scope.device == Some(oif) || (inside && devices.contains(&oif));
+    let drops = inside && route.kind == Kind::Blackhole && route.metric == Some(REFUSE_METRIC);
     let via_node = inside && route.gateway.is_some() && route.oif == Some(scope.underlay);
-    route.table == MAIN
-        && route.kind == Kind::Unicast
-        && route.dst.is_ipv4()
-        && (via_node || route.oif.is_some_and(into_device))
+    let leads = route.kind == Kind::Unicast && (via_node || route.oif.is_some_and(into_device));
+    route.table == MAIN && route.dst.is_ipv4() && (leads || drops)
 }
 
 fn same(wanted: &Route, there: &Route) -> bool {
@@ -130,6 +134,9 @@ mod tests {
             (on("10.6.0.0/16", 7), true, "the own device's, of an earlier network"),
             (Route { table: 100, ..via("10.5.3.0/24", 2) }, false, "another table"),
             (refuse(scope.network), false, "the refusing one"),
+            (blackhole("10.5.7.0/24".parse().unwrap()), true, "of an earlier lease"),
+            (blackhole("10.6.7.0/24".parse().unwrap()), false, "of another network"),
+            (Route { kind: Kind::Blackhole, ..to("10.5.7.0/24") }, false, "somebody else's blackhole"),
         ];
         for (route, expected, what) in table {
             assert_eq!(ours(&route, scope, &[7, 8]), expected, "{what}");

@@ -10,10 +10,12 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use super::kernel::{self, Desired, refuse};
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::{Engine, Parts};
+use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
 use crate::datapath::udp::Udp;
 use crate::iface::External;
+use crate::lease::features::{Feature, Features};
 use crate::route::Handle;
 
 /// The device's name, as flannel has it.
@@ -26,6 +28,11 @@ const QUEUE: u32 = 100;
 /// The largest inner packet.
 pub fn mtu(external: &External) -> u32 {
     external.link.mtu.saturating_sub(OVERHEAD)
+}
+
+/// What others may send here that a Go flannel could not take: see [`crate::datapath::partial`].
+pub fn features() -> Features {
+    Features::default().with(Feature::Offload)
 }
 
 /// Queues that are made at most, each with a thread a direction.
@@ -48,20 +55,28 @@ impl Options {
     }
 }
 
-/// Attaches to the device, which is made if it isn't there, and carries packets. The tunnel's own address is the subnet's first,
-/// which no pod gets.
+/// Attaches to the device, which is made if it isn't there, and carries packets; or goes on with the queues and sockets that
+/// another process passed on. The tunnel's own address is the subnet's first, which no pod gets.
 pub fn start(
     address: SocketAddrV4,
     own: Ipv4Network,
     options: Options,
-    routes: Handle,
-    meters: Meters,
+    (routes, meters): (Handle, Meters),
+    given: Option<Given>,
 ) -> Result<Engine> {
     let (queues, level) = (options.queues(), options.level);
-    let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
-        format!("cannot listen on UDP {address}: does another flanneld run on this host?")
-    })?;
-    let tun = Tun::open(DEVICE, queues, level, &meters.path)?;
+    let (tun, udp) = match given {
+        Some(Given { alone, queues, sockets }) => {
+            let udp = Udp::adopt(sockets, level, meters.path.clone());
+            (Tun::adopt(DEVICE, (alone, queues), level, &meters.path)?, udp)
+        }
+        None => {
+            let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
+                format!("cannot listen on UDP {address}: does another flanneld run on this host?")
+            })?;
+            (Tun::open(DEVICE, queues, level, &meters.path)?, udp)
+        }
+    };
     Ok(Engine::start(Parts { tun, udp, routes, own: own.network(), level, meters })?)
 }
 

@@ -1,130 +1,19 @@
 //! Flags and environment: flannel's names, flannel's rules. [`Cli`] is the syntax, [`Config`] the meaning.
-//!
-//! As with Go's flags, `-flag` and `--flag` mean the same and booleans are switches that may have a value. A variable of the
-//! environment (`FLANNELD_` and the flag's name) counts only if the flag is not given.
 
+mod cli;
 pub mod network;
+#[cfg(test)]
+mod table;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
-
 use crate::backend::udp;
-use crate::datapath::path::Level;
 use crate::lease::etcd::Access;
-use crate::look::Look;
-
-/// The command line.
-#[derive(Debug, Parser)]
-#[command(
-    name = "flanneld",
-    about = "A subnet per node from etcd, and pod packets carried in UDP",
-    disable_version_flag = true,
-    disable_help_subcommand = true,
-    subcommand_help_heading = "Commands that look into a running flanneld",
-    subcommand_value_name = "COMMAND"
-)]
-pub struct Cli {
-    /// In place of running the daemon
-    #[command(subcommand)]
-    pub look: Option<Look>,
-    /// Comma-delimited list of etcd endpoints
-    #[arg(
-        long,
-        env = "FLANNELD_ETCD_ENDPOINTS",
-        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379"
-    )]
-    etcd_endpoints: String,
-    /// etcd prefix
-    #[arg(long, env = "FLANNELD_ETCD_PREFIX", default_value = "/coreos.com/network")]
-    etcd_prefix: String,
-    /// SSL key file used to secure etcd communication
-    #[arg(long, env = "FLANNELD_ETCD_KEYFILE", default_value = "")]
-    etcd_keyfile: String,
-    /// SSL certification file used to secure etcd communication
-    #[arg(long, env = "FLANNELD_ETCD_CERTFILE", default_value = "")]
-    etcd_certfile: String,
-    /// SSL Certificate Authority file used to secure etcd communication
-    #[arg(long, env = "FLANNELD_ETCD_CAFILE", default_value = "")]
-    etcd_cafile: String,
-    /// Username for BasicAuth to etcd
-    #[arg(long, env = "FLANNELD_ETCD_USERNAME", default_value = "")]
-    etcd_username: String,
-    /// Password for BasicAuth to etcd
-    #[arg(long, env = "FLANNELD_ETCD_PASSWORD", default_value = "", hide_env_values = true)]
-    etcd_password: String,
-    /// Interface to use (IP or name) for inter-host communication; may be given several times, the first match is taken
-    #[arg(long, env = "FLANNELD_IFACE", value_delimiter = ',')]
-    iface: Vec<String>,
-    /// Detect the interface by which this address is reached
-    #[arg(long, env = "FLANNELD_IFACE_CAN_REACH", default_value = "")]
-    iface_can_reach: String,
-    /// Not there yet: regular expressions for the interface
-    #[arg(long, env = "FLANNELD_IFACE_REGEX")]
-    iface_regex: Vec<String>,
-    /// Filename where env variables (subnet, MTU, …) will be written to
-    #[arg(long, env = "FLANNELD_SUBNET_FILE", default_value = "/run/flannel/subnet.env", global = true)]
-    pub subnet_file: PathBuf,
-    /// IP accessible by other nodes for inter-host communication
-    #[arg(long, env = "FLANNELD_PUBLIC_IP", default_value = "")]
-    public_ip: String,
-    /// Subnet lease renewal margin, in minutes, ranging from 1 to 1439
-    #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", default_value_t = 60)]
-    subnet_lease_renew_margin: u64,
-    /// How long a lease lasts without renewal, in seconds; flannel's is a day
-    #[arg(long, env = "FLANNELD_SUBNET_LEASE_TTL", default_value_t = 86400)]
-    subnet_lease_ttl: i64,
-    /// Setup IP masquerade rule for traffic destined outside of flannel network
-    #[arg(long, env = "FLANNELD_IP_MASQ", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    ip_masq: Switch,
-    /// Accept forwarding of the pod network's traffic
-    #[arg(long, env = "FLANNELD_IPTABLES_FORWARD_RULES", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
-    iptables_forward_rules: Switch,
-    /// Seconds between two looks at rules, routes and device
-    #[arg(long, env = "FLANNELD_IPTABLES_RESYNC", default_value_t = 5)]
-    iptables_resync: u64,
-    /// The IP address for healthz server to listen
-    #[arg(long, env = "FLANNELD_HEALTHZ_IP", default_value = "0.0.0.0")]
-    healthz_ip: IpAddr,
-    /// The port for healthz server to listen (0 to disable); /metrics is there too
-    #[arg(long, env = "FLANNELD_HEALTHZ_PORT", default_value_t = 0)]
-    healthz_port: u16,
-    /// Not there yet: leases from the Kubernetes API
-    #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    kube_subnet_mgr: Switch,
-    /// How far packets are moved together: offload, batch or plain; for measurements
-    #[arg(long, env = "FLANNELD_DATAPATH", default_value = "offload", hide = true)]
-    datapath: Level,
-    /// Queues of the device; for measurements
-    #[arg(long, env = "FLANNELD_DATAPATH_QUEUES", hide = true)]
-    datapath_queues: Option<NonZeroUsize>,
-    /// Print version and exit
-    #[arg(long, action = ArgAction::SetTrue)]
-    pub version: bool,
-    /// Log level, as in klog: 0 is info, more is debug
-    #[arg(short, long = "v", env = "FLANNELD_V", default_value_t = 0)]
-    pub verbosity: u8,
-}
-
-/// A Go boolean: `true`, `1`, `t` and their opposites.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Switch(bool);
-
-impl std::str::FromStr for Switch {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Switch, String> {
-        match text {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Switch(true)),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Switch(false)),
-            _ => Err(format!("{text} is neither true nor false")),
-        }
-    }
-}
+use crate::logging;
+pub use cli::Cli;
 
 /// The meaning of the command line.
 #[derive(Debug, Clone)]
@@ -143,6 +32,10 @@ pub struct Config {
     pub lease_ttl: i64,
     /// Masquerade what leaves the network.
     pub ip_masq: bool,
+    /// Let it choose source ports by chance, so that two connections seldom want the same.
+    pub random_ports: bool,
+    /// Drop what is sent to the own subnet while no interface has it.
+    pub blackhole: bool,
     /// Accept forwarded traffic of the network.
     pub forward_rules: bool,
     /// Between two looks at device, routes and rules.
@@ -151,6 +44,20 @@ pub struct Config {
     pub datapath: udp::Options,
     /// Where health and metrics are served.
     pub healthz: Option<SocketAddr>,
+    /// Take the place of a flanneld that runs.
+    pub take_over: bool,
+}
+
+impl Config {
+    /// The socket by which this host's flanneld is spoken to, beside the subnet file.
+    pub fn socket(&self) -> PathBuf {
+        socket(&self.subnet_file)
+    }
+}
+
+/// The socket of the flanneld with this subnet file.
+pub fn socket(subnet_file: &Path) -> PathBuf {
+    subnet_file.with_extension("sock")
 }
 
 /// How the external interface is found; the first of these that is given counts.
@@ -184,9 +91,23 @@ fn bad(flag: &'static str, problem: impl Into<String>) -> BadConfig {
 }
 
 impl Cli {
-    /// Parses arguments in Go's way.
-    pub fn from_args(args: impl Iterator<Item = String>) -> Cli {
-        Cli::parse_from(args.enumerate().map(|(i, arg)| if i == 0 { arg } else { two_dashes(arg) }))
+    /// Whether only the version is asked for.
+    pub fn wants_version(&self) -> bool {
+        self.version.0
+    }
+
+    /// Whether a flanneld that runs is only asked whether it carries packets.
+    pub fn asks_readiness(&self) -> bool {
+        self.ready.0
+    }
+
+    /// What is logged.
+    pub fn logging(&self) -> logging::Options {
+        logging::Options {
+            verbosity: self.verbosity,
+            modules: self.vmodule.clone(),
+            backtrace_at: self.log_backtrace_at.clone(),
+        }
     }
 
     /// Checks the values and reads the files that they name.
@@ -215,9 +136,12 @@ impl Cli {
             renew_margin: Duration::from_secs(self.subnet_lease_renew_margin * 60),
             lease_ttl: self.subnet_lease_ttl,
             ip_masq: self.ip_masq.0,
+            random_ports: !self.ip_masq_fully_random_disable.0,
+            blackhole: self.ip_blackhole_route.0,
             forward_rules: self.iptables_forward_rules.0,
             resync: Duration::from_secs(self.iptables_resync.max(1)),
             datapath: udp::Options { level: self.datapath, queues: self.datapath_queues },
+            take_over: self.take_over.0,
             healthz: (self.healthz_port != 0).then(|| SocketAddr::new(self.healthz_ip, self.healthz_port)),
         })
     }
@@ -268,21 +192,6 @@ fn pem(flag: &'static str, path: &str) -> Result<Option<Vec<u8>>, BadConfig> {
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
-/// Go's flags have one dash or two.
-fn two_dashes(arg: String) -> String {
-    let name = arg.strip_prefix('-').filter(|rest| !rest.starts_with('-') && rest.len() > 1);
-    match name {
-        // `-v=2` stays short, as do the others of one letter.
-        Some(name)
-            if name.as_bytes().get(1) != Some(&b'=')
-                && name.starts_with(|c: char| c.is_ascii_alphabetic()) =>
-        {
-            format!("--{name}")
-        }
-        _ => arg,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,7 +205,7 @@ mod tests {
     fn flags_are_gos() {
         let config =
             config(&["-ip-masq", "--iface=eth1", "-etcd-prefix", "/other", "--healthz-port=8081"]).unwrap();
-        assert!(config.ip_masq && config.forward_rules);
+        assert!(config.ip_masq && config.forward_rules && config.random_ports && !config.blackhole);
         assert_eq!(config.iface, IfaceChoice::Named(vec!["eth1".into()]));
         assert_eq!(config.etcd.prefix, "/other");
         assert_eq!(config.etcd.endpoints.len(), 2);
@@ -304,15 +213,16 @@ mod tests {
     }
 
     #[test]
-    fn switches_have_values_too() {
-        assert!(!config(&["--ip-masq=false", "--iptables-forward-rules=0"]).unwrap().forward_rules);
-        let public = config(&["--public-ip=192.0.2.7"]).unwrap();
-        assert_eq!(public.iface, IfaceChoice::PublicIp(Ipv4Addr::new(192, 0, 2, 7)));
+    fn the_last_of_a_flag_counts_and_interfaces_add_up() {
+        let config = config(&["--etcd-prefix=/a", "--iface=a", "--etcd-prefix=/b", "--iface=b"]).unwrap();
+        assert_eq!(config.etcd.prefix, "/b");
+        assert_eq!(config.iface, IfaceChoice::Named(vec!["a".into(), "b".into()]));
+        assert_eq!(config.socket(), PathBuf::from("/run/flannel/subnet.sock"));
     }
 
     #[test]
     fn commands_stand_beside_the_flags() {
-        let parse = |args: &str| Cli::from_args(args.split(' ').map(str::to_owned));
+        let parse = |args: &str| Cli::try_from_args(args.split(' ').map(str::to_owned)).unwrap();
         assert!(parse("flanneld -ip-masq -v=2").look.is_none());
         let status = parse("flanneld status -o=json -subnet-file=/tmp/x.env");
         assert_eq!(status.subnet_file, PathBuf::from("/tmp/x.env"));
@@ -333,7 +243,7 @@ mod tests {
             "stat",
         ] {
             let args = ["flanneld"].into_iter().chain(args.split(' '));
-            assert!(Cli::try_parse_from(args.clone()).is_err(), "{args:?}");
+            assert!(Cli::try_from_args(args.clone().map(str::to_owned)).is_err(), "{args:?}");
         }
     }
 
@@ -342,6 +252,7 @@ mod tests {
         for (args, flag) in [
             (&["--kube-subnet-mgr"][..], "kube-subnet-mgr"),
             (&["--iface-regex=eth.*"], "iface-regex"),
+            (&["--iface-can-reach=nowhere"], "iface-can-reach"),
             (&["--subnet-lease-renew-margin=1440"], "renew-margin"),
             (&["--public-ip=nonsense"], "public-ip"),
             (&["--etcd-cafile=/no/such/file"], "/no/such/file"),

@@ -1,6 +1,7 @@
 //! Who owns which subnet: leases as keys in etcd, taken and kept by compare.
 //!
 //! - [`key`]: keys and values, byte for byte as flannel writes them.
+//! - [`features`]: what a node can take beyond what every flannel can.
 //! - [`allocate`]: which subnet to try (pure). [`follow`]: what the others have (pure).
 //! - [`keeper`]: takes the own lease, renews it, takes a new one when it is lost.
 //! - [`store`]: what the keeper needs of etcd, as a trait; [`etcd`] and [`memory`] are it, and one suite tests both; [`observed`] notes how it
@@ -10,6 +11,7 @@ pub mod allocate;
 #[cfg(test)]
 mod conformance;
 pub mod etcd;
+pub mod features;
 pub mod follow;
 pub mod keeper;
 pub mod key;

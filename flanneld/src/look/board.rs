@@ -11,7 +11,6 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use tokio::time::Instant;
 
 use super::status::{Interface, Network, Own, PathState, Peer, PeerTraffic, Status, Total, Way};
-use crate::control::{Answer, Request};
 use crate::datapath::counters::{Counters, Meters, Reason};
 use crate::datapath::path::Feature;
 use crate::http::Ready;
@@ -91,14 +90,18 @@ impl Board {
         work(&mut self.0.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Answers a question.
-    pub async fn answer(self, request: Request) -> Answer {
-        match request {
-            Request::Status => Answer::Status(Box::new(self.status().await)),
-        }
+    /// Whether packets are carried.
+    pub fn ready(&self) -> bool {
+        self.0.ready.get()
     }
 
-    async fn status(&self) -> Status {
+    /// The same, as it changes.
+    pub fn readiness(&self) -> Ready {
+        self.0.ready.clone()
+    }
+
+    /// All that it knows.
+    pub async fn status(&self) -> Status {
         let Inner { start, subnet_file, meters, ready, health, facts, .. } = &*self.0;
         let now = Instant::now();
         let facts = facts.get();

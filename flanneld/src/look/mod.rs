@@ -1,8 +1,9 @@
 //! Looking into a running flanneld: `flanneld status`, `flanneld capture`, `flanneld ping`.
 //!
-//! The daemon's part is [`board`], where control notes what it knows; it is asked by way of [`crate::control`]. All else is for whoever
+//! The daemon's part is [`board`], where control notes what it knows; it is asked by [`ask`]. All else is for whoever
 //! looks: it sends packets and reads interfaces of this host, and changes nothing.
 
+pub mod ask;
 pub mod board;
 pub mod capture;
 pub mod ping;
@@ -16,8 +17,6 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-
-use crate::control;
 
 /// What can be looked at.
 #[derive(Debug, Subcommand)]
@@ -54,10 +53,10 @@ pub fn run(look: &Look, subnet_file: &Path) -> Result<ExitCode> {
         bail!("this looks into the daemon and sends raw packets: run it as root");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let socket = control::path(subnet_file);
+    let socket = crate::config::socket(subnet_file);
     match look {
         Look::Status(args) => {
-            let status = runtime.block_on(control::status(&socket))?;
+            let status = runtime.block_on(ask::status(&socket))?;
             match args.output {
                 Output::Text => print(&show::text(&status))?,
                 Output::Json => print(&(serde_json::to_string_pretty(&status)? + "\n"))?,

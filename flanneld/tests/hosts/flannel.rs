@@ -34,6 +34,11 @@ impl Flanneld {
 
     /// Starts it on a host.
     pub fn spawn(lab: &Lab, host: usize, more: &[&str]) -> Flanneld {
+        Flanneld::spawn_with(lab, host, more, &[])
+    }
+
+    /// Starts it on a host, with further variables.
+    pub fn spawn_with(lab: &Lab, host: usize, more: &[&str], variables: &[(&str, &str)]) -> Flanneld {
         let ns = lab.hosts[host].ns.path().to_owned();
         let (file, log) =
             (lab.dir.path().join(format!("{host}.env")), lab.dir.path().join(format!("{host}.log")));
@@ -44,10 +49,31 @@ impl Flanneld {
             .args(["--ip-masq", "--subnet-file"])
             .arg(&file)
             .args(more)
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(out);
         let child = run_in(&ns, || command.spawn().unwrap()).unwrap();
         Flanneld { child, host: ns, file, log }
+    }
+
+    /// Looks into it: one of flanneld's other commands, on its host; whether it succeeded, and what it printed.
+    pub fn look(&self, args: &[&str]) -> (bool, String) {
+        let mut command = self.look_command(args);
+        let done = run_in(&self.host, || command.output().unwrap()).unwrap();
+        let text = [done.stdout, done.stderr].concat();
+        (done.status.success(), String::from_utf8(text).unwrap())
+    }
+
+    /// The same, started and left alone.
+    pub fn look_on(&self, args: &[&str]) -> Child {
+        let mut command = self.look_command(args);
+        run_in(&self.host, || command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).unwrap()
+    }
+
+    fn look_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+        command.args(args).arg("--subnet-file").arg(&self.file);
+        command
     }
 
     /// Waits until it carries packets; how long that took.
@@ -61,6 +87,11 @@ impl Flanneld {
     pub fn end(&mut self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Waits until it ends by itself; its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
     }
 
     /// Its process.

@@ -106,6 +106,24 @@ impl Lab {
         });
     }
 
+    /// Lets the switch drop what this rule of nftables matches, of what it passes on between hosts.
+    pub fn drop_between(&self, rule: &str) {
+        let rules = format!(
+            "table bridge cut {{ chain forward {{ type filter hook forward priority 0; {rule} drop; }}; }}"
+        );
+        run_in(self.switch.path(), || hostnet::nft::apply(&rules)).unwrap().unwrap();
+    }
+
+    /// Pulls a host's cable.
+    pub fn unplug(&self, host: usize) {
+        let port = format!("h{}", host + 1);
+        inside(self.switch.path(), async || {
+            let netlink = Netlink::connect().unwrap();
+            let port = netlink.link_by_name(&port).await.unwrap().unwrap();
+            netlink.set_up(port.index, false).await.unwrap();
+        });
+    }
+
     /// Stops etcd, or lets it go on.
     pub fn signal_etcd(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.etcd.id()).unwrap()), signal).unwrap();

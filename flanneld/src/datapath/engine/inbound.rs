@@ -9,6 +9,7 @@ use crate::datapath::coalesce::{Joined, Run, Runs};
 use crate::datapath::counters::{Counters, Reason};
 use crate::datapath::forward;
 use crate::datapath::layers::MAX_HEADER;
+use crate::datapath::partial;
 use crate::datapath::path::{Feature, Path};
 use crate::datapath::tun::Queue;
 use crate::datapath::virtio;
@@ -56,6 +57,7 @@ pub(super) fn run(shared: &Shared, queue: usize) {
                     continue;
                 }
             }
+            partial::finish(&mut bytes[at.clone()]);
             if inbound.runs.is_full() {
                 inbound.hand_on(bytes);
             }

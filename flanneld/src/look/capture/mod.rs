@@ -23,8 +23,8 @@ use clap::Args;
 use hostnet::Netlink;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::ask;
 use super::status::{Interface, Status};
-use crate::control;
 use decode::{Datagram, Wrap};
 use file::Trace;
 use filter::Wanted;
@@ -94,7 +94,7 @@ fn why(status: &Status) -> String {
 
 /// Captures until it is enough, or until a signal.
 pub(super) async fn run(args: &CaptureArgs, socket: &Path) -> Result<ExitCode> {
-    let status = control::status(socket).await?;
+    let status = ask::status(socket).await?;
     let (interface, port, wrap) = wrap(&status)?;
     let link = Netlink::connect()?.link_by_name(&interface.name).await?;
     let ethernet = link.with_context(|| format!("{} is gone", interface.name))?.mac.len() == 6;

@@ -22,8 +22,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use hostnet::{Kind, Netlink};
 
+use super::ask;
 use super::status::{Network, Peer, Status};
-use crate::control;
 use echo::Trouble;
 use judge::{Delta, Finding, Known, Large, Verdict, Way};
 use probe::{Ask, Outcome, Prober};
@@ -55,7 +55,7 @@ struct Trace<'a> {
 
 /// Traces the way to an address; tells each finding as it is found. Whether all is well.
 pub async fn run(to: Ipv4Addr, socket: &Path, tell: &mut dyn FnMut(&Finding) -> Result<()>) -> Result<bool> {
-    let status = control::status(socket).await?;
+    let status = ask::status(socket).await?;
     let Some(network) = status.network.clone() else {
         let why = status.etcd.error.clone().unwrap_or_else(|| "it is just starting".to_owned());
         bail!("flanneld does not know its network yet: {why}");
@@ -107,9 +107,9 @@ impl Trace<'_> {
         }
         if let (Some(port), Some(_)) = (self.network.port, &self.network.device) {
             let outer = Some((peer.public_ip, port));
-            let before = control::status(self.socket).await?;
+            let before = ask::status(self.socket).await?;
             let outcome = self.ask(tunnel, SMALL, PATIENCE, outer)?;
-            let after = control::status(self.socket).await?;
+            let after = ask::status(self.socket).await?;
             let known = Known { peer: peer.public_ip, port, up };
             let finding = judge::tunnel(tunnel, known, &outcome, &delta(&before, &after, peer.public_ip));
             if !self.found(&finding)? {
