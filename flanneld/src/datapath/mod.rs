@@ -30,3 +30,4 @@ pub mod split;
 pub mod tun;
 pub mod udp;
 pub mod virtio;
+pub mod wireguard;

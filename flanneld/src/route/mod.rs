@@ -20,6 +20,13 @@ pub struct Hop {
     place: u32,
 }
 
+impl Hop {
+    /// The same peer, reached elsewhere than its lease says.
+    pub fn found_at(self, at: SocketAddrV4) -> Hop {
+        Hop { at, ..self }
+    }
+}
+
 impl From<SocketAddrV4> for Hop {
     /// One that no table told; nothing is counted for it.
     fn from(at: SocketAddrV4) -> Hop {

@@ -1,5 +1,6 @@
 //! In to the pods: receive, judge each datagram, join what belongs together, and hand it to the device.
 
+use std::net::SocketAddrV4;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -12,7 +13,9 @@ use crate::datapath::layers::MAX_HEADER;
 use crate::datapath::partial;
 use crate::datapath::path::{Feature, Path};
 use crate::datapath::tun::Queue;
+use crate::datapath::udp::Udp;
 use crate::datapath::virtio;
+use crate::datapath::wireguard::{Answer, OVERHEAD, Opener};
 use crate::route::traffic::Train;
 
 /// One direction of one queue.
@@ -39,6 +42,8 @@ pub(super) fn run(shared: &Shared, queue: usize) {
         runs: Runs::new(joined),
     };
     let mut receiver = parts.udp.receiver(queue);
+    let mut opener = parts.wireguard.clone().map(|wireguard| Opener::new(wireguard, receiver.room()));
+    let mut answers = Answers { udp: &parts.udp, queue, counters: &parts.meters.out };
     loop {
         match receiver.receive() {
             Ok(true) => {}
@@ -50,20 +55,50 @@ pub(super) fn run(shared: &Shared, queue: usize) {
         let mut train = Train::new(&table);
         let (bytes, datagrams) = receiver.received();
         for (datagram, at) in datagrams.iter().flat_map(|d| d.segments().map(move |at| (d, at))) {
-            match forward::inbound(&mut bytes[at.clone()], datagram.from, &table) {
-                Ok(peer) => train.packet(peer, at.len()),
-                Err(reason) => {
-                    inbound.counters.drop(reason);
-                    continue;
+            let judged = match &mut opener {
+                None => forward::inbound(&mut bytes[at.clone()], datagram.from, &table).map(|peer| {
+                    partial::finish(&mut bytes[at.clone()]);
+                    Some((peer, at))
+                }),
+                Some(opener) => opener.open(bytes, at, datagram.from, &mut answers).and_then(|opened| {
+                    let Some((sender, at)) = opened else { return Ok(None) };
+                    forward::inbound(opener.packet(at.clone()), sender, &table).map(|peer| Some((peer, at)))
+                }),
+            };
+            match judged {
+                Err(reason) => inbound.counters.drop(reason),
+                Ok(None) => {}
+                Ok(Some((peer, at))) => {
+                    train.packet(peer, at.len());
+                    let bytes = opener.as_ref().map_or(&*bytes, Opener::bytes);
+                    if inbound.runs.is_full() {
+                        inbound.hand_on(bytes);
+                    }
+                    inbound.runs.push(bytes, at);
                 }
             }
-            partial::finish(&mut bytes[at.clone()]);
-            if inbound.runs.is_full() {
-                inbound.hand_on(bytes);
-            }
-            inbound.runs.push(bytes, at);
         }
-        inbound.hand_on(bytes);
+        inbound.hand_on(opener.as_ref().map_or(&*bytes, Opener::bytes));
+    }
+}
+
+/// What goes back at once. The other side asks again for what is lost.
+struct Answers<'a> {
+    udp: &'a Udp,
+    queue: usize,
+    counters: &'a Counters,
+}
+
+impl Answer for Answers<'_> {
+    fn handshake(&mut self, message: &[u8], to: SocketAddrV4) {
+        let _ = self.udp.send(self.queue, message, to);
+    }
+
+    fn packet(&mut self, sealed: &[u8], to: SocketAddrV4) {
+        match self.udp.send(self.queue, sealed, to) {
+            Ok(()) => self.counters.carried(1, (sealed.len() - OVERHEAD) as u64),
+            Err(_) => self.counters.drop(Reason::Send),
+        }
     }
 }
 

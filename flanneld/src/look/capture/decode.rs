@@ -6,9 +6,10 @@ use crate::datapath::layers::{Layers, TCP, UDP};
 
 const ETHERNET: usize = 14;
 const VXLAN: usize = 8;
-/// The EtherTypes.
-const IPV4: [u8; 2] = [0x08, 0x00];
-const IPV6: [u8; 2] = [0x86, 0xdd];
+/// The EtherType of IPv4.
+pub const IPV4: [u8; 2] = [0x08, 0x00];
+/// The same of IPv6.
+pub const IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// How inner packets lie in a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

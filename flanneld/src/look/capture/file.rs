@@ -1,5 +1,6 @@
 //! The pcapng file: each frame as it was on the wire, and behind it each inner packet as one of a second interface, so that whoever
-//! opens it sees both without a setting.
+//! opens it sees both without a setting. Inner packets get the Ethernet header of their frame: libpcap, and so tcpdump, refuses a file
+//! whose interfaces differ in their kind of link.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -8,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::decode::{IPV4, IPV6};
 use pcap_file::DataLink;
 use pcap_file::Endianness;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
@@ -21,10 +23,13 @@ use pcap_file::pcapng::{PcapNgBlock, PcapNgWriteError, PcapNgWriter};
 /// The interfaces' numbers in the file.
 const OUTER: u32 = 0;
 const INNER: u32 = 1;
+/// Those of an Ethernet header.
+const ADDRESSES: usize = 12;
 
 /// A file that is written.
 pub struct Trace<W: Write> {
     writer: PcapNgWriter<W>,
+    ethernet: bool,
 }
 
 /// Opens a file for a trace; it holds pods' data, so it is for its owner alone. `-` is standard output.
@@ -46,13 +51,10 @@ impl<W: Write> Trace<W> {
             ..SectionHeaderBlock::default()
         };
         let writer = PcapNgWriter::with_section_header(writer, section).map_err(plain)?;
-        let mut trace = Trace { writer };
-        trace.interface(
-            interface,
-            "between the hosts",
-            if ethernet { DataLink::ETHERNET } else { DataLink::RAW },
-        )?;
-        trace.interface("tunnel", "inner packets, outer headers taken off", DataLink::RAW)?;
+        let link = if ethernet { DataLink::ETHERNET } else { DataLink::RAW };
+        let mut trace = Trace { writer, ethernet };
+        trace.interface(interface, "between the hosts", link)?;
+        trace.interface("tunnel", "inner packets, outer headers taken off", link)?;
         Ok(trace)
     }
 
@@ -72,10 +74,16 @@ impl<W: Write> Trace<W> {
         self.packet(OUTER, since, frame, Vec::new())
     }
 
-    /// An inner packet; the comment says by which outer datagram it travelled.
-    pub fn inner(&mut self, since: Duration, packet: &[u8], comment: &str) -> io::Result<()> {
+    /// An inner packet of a frame; the comment says by which outer datagram it travelled.
+    pub fn inner(&mut self, since: Duration, frame: &[u8], packet: &[u8], comment: &str) -> io::Result<()> {
         let comment = EnhancedPacketOption::Common(CommonOption::Comment(Cow::Borrowed(comment)));
-        self.packet(INNER, since, packet, vec![comment])
+        let kind = if packet.first().is_some_and(|first| first >> 4 == 6) { IPV6 } else { IPV4 };
+        match frame.get(..ADDRESSES).filter(|_| self.ethernet) {
+            Some(addresses) => {
+                self.packet(INNER, since, &[addresses, &kind[..], packet].concat(), vec![comment])
+            }
+            None => self.packet(INNER, since, packet, vec![comment]),
+        }
     }
 
     fn packet(
@@ -117,8 +125,9 @@ mod tests {
         let (inner, at) = (Flow::tcp().packet(b"hello"), Duration::new(1_700_000_000, 123_456_789));
         let mut bytes = Vec::new();
         let mut trace = Trace::begin(&mut bytes, "eth0", true).unwrap();
-        trace.outer(at, b"frame").unwrap();
-        trace.inner(at, &inner, "192.0.2.1 > 192.0.2.2").unwrap();
+        let frame = [&[2; 12], &IPV4[..], b"datagram"].concat();
+        trace.outer(at, &frame).unwrap();
+        trace.inner(at, &frame, &inner, "192.0.2.1 > 192.0.2.2").unwrap();
         trace.flush().unwrap();
         let mut reader = PcapNgReader::new(&bytes[..]).unwrap();
         let (mut links, mut packets) = (Vec::new(), Vec::new());
@@ -129,9 +138,10 @@ mod tests {
                 _ => {}
             }
         }
-        assert_eq!(links, [DataLink::ETHERNET, DataLink::RAW]);
+        assert_eq!(links, [DataLink::ETHERNET; 2]);
+        let whole = [&frame[..14], &inner].concat();
         let told: Vec<_> =
             packets.iter().map(|p| (p.interface_id, p.timestamp, &p.data[..], p.options.len())).collect();
-        assert_eq!(told, [(0, at, &b"frame"[..], 0), (1, at, &inner[..], 1)]);
+        assert_eq!(told, [(0, at, &frame[..], 0), (1, at, &whole[..], 1)]);
     }
 }

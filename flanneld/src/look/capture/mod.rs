@@ -116,8 +116,8 @@ pub(super) async fn run(args: &CaptureArgs, socket: &Path) -> Result<ExitCode> {
     };
     let stop = Arc::new(AtomicBool::new(false));
     let capture = Capture { frames, ethernet, wrap, wanted, sink, most: args.count, stop: stop.clone() };
-    eprintln(&format!("capturing UDP port {port} on {}; Ctrl-C ends it", interface.name));
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    eprintln(&format!("capturing UDP port {port} on {}; Ctrl-C ends it", interface.name));
     let mut reading = tokio::task::spawn_blocking(move || capture.run());
     let seen = tokio::select! {
         seen = &mut reading => seen,
@@ -211,7 +211,7 @@ impl Sink {
             }
             Sink::File(trace, _) => {
                 let comment = format!("in {} > {}", outer.from, outer.to);
-                trace.inner(frame.since, packet, &comment)
+                trace.inner(frame.since, frame.bytes, packet, &comment)
             }
         }
     }
