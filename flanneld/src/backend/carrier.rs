@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::extension::Extension;
 use super::kernel::{self, Scope};
 use super::udp::Tunnel;
-use super::{BackendKind, host_gw, udp, vxlan, wireguard};
+use super::{BackendKind, host_gw, ipip, udp, vxlan, wireguard};
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
@@ -29,6 +29,7 @@ enum Way {
     Udp(Tunnel),
     Wireguard(Tunnel, wireguard::Node),
     Vxlan(vxlan::Device),
+    Ipip(ipip::Device),
     HostGw,
     Extension(Extension),
     Nothing,
@@ -94,6 +95,9 @@ impl Carrier {
                 let mac = vxlan::choose_mac(&netlink, options, &leases, external.public).await?;
                 Way::Vxlan(vxlan::Device { options: *options, external: external.clone(), mac })
             }
+            BackendKind::Ipip(options) => {
+                Way::Ipip(ipip::Device { options: *options, external: external.clone() })
+            }
             BackendKind::HostGw if external.public != external.address => bail!(
                 "host-gw: --public-ip {} must be an address of {}, which has {}",
                 external.public,
@@ -122,6 +126,7 @@ impl Carrier {
             Way::Nothing => Advert::default(),
             Way::Wireguard(_, node) => node.advert(),
             Way::Vxlan(device) => device.options.advert(device.mac),
+            Way::Ipip(_) => Advert { kind: ipip::TYPE.to_owned(), ..Advert::default() },
             Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
             Way::Extension(extension) => extension.advert(),
         }
@@ -132,6 +137,7 @@ impl Carrier {
         match &self.way {
             Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.mtu,
             Way::Vxlan(device) => device.options.mtu(&self.external),
+            Way::Ipip(device) => device.mtu(),
             Way::HostGw | Way::Extension(_) | Way::Nothing => self.external.link.mtu,
         }
     }
@@ -144,6 +150,7 @@ impl Carrier {
             Way::Udp(it) => tunnel("udp", it),
             Way::Wireguard(it, _) => tunnel("wireguard", it),
             Way::Vxlan(vxlan) => (vxlan::TYPE, Some(vxlan.options.port), Some(vxlan.options.device())),
+            Way::Ipip(_) => (ipip::TYPE, None, Some(ipip::DEVICE.to_owned())),
             Way::HostGw => (host_gw::TYPE, None, None),
             Way::Extension(_) => ("extension", None, None),
             Way::Nothing => ("alloc", None, None),
@@ -268,6 +275,11 @@ impl Carrier {
                 let device = vxlan.ensure(&self.netlink, own).await?;
                 let on_link = self.on_link().await?;
                 (Some(device), vxlan.plan(device, self.network, &on_link, &self.leases))
+            }
+            Way::Ipip(ipip) => {
+                let device = ipip.ensure(&self.netlink, own).await?;
+                let on_link = self.on_link().await?;
+                (Some(device), ipip.plan(device, self.network, &on_link, &self.leases))
             }
             Way::HostGw => (None, host_gw::plan(self.network, &self.external, &self.leases)),
         };

@@ -3,6 +3,7 @@
 pub mod carrier;
 pub mod extension;
 pub mod host_gw;
+pub mod ipip;
 pub mod kernel;
 pub mod udp;
 pub mod vxlan;
@@ -13,7 +14,7 @@ use serde_json::Value;
 use crate::config::network::{BadNetwork, get};
 
 /// The backends that are there.
-const THERE: &str = "udp, vxlan, wireguard, host-gw, extension and alloc";
+const THERE: &str = "udp, vxlan, wireguard, ipip, host-gw, extension and alloc";
 /// flannel's port for the udp backend.
 const UDP_PORT: u16 = 8285;
 
@@ -31,6 +32,8 @@ pub enum BackendKind {
     HostGw,
     /// A lease and nothing else: somebody else carries the packets.
     Alloc,
+    /// The kernel's IPIP.
+    Ipip(ipip::Options),
     /// Sealed packets in UDP.
     Wireguard(wireguard::Options),
     /// The user's own programs.
@@ -62,7 +65,7 @@ impl BackendKind {
             "alloc" => Ok(BackendKind::Alloc),
             extension::TYPE => Ok(BackendKind::Extension(extension::Options::parse(map)?)),
             wireguard::TYPE => Ok(BackendKind::Wireguard(wireguard::Options::parse(map)?)),
-            "ipip" => Err(bad(format!("Type {kind} is not there yet: {THERE} are"))),
+            ipip::TYPE => Ok(BackendKind::Ipip(ipip::Options::parse(map)?)),
             _ => Err(bad(match instead(&kind) {
                 Some(instead) => format!("Type {kind} is not there: {instead}"),
                 None => format!("Type {kind} is unknown: {THERE} are there"),
