@@ -18,13 +18,18 @@ pub struct External {
     pub public: Ipv4Addr,
 }
 
-/// Finds it.
-pub async fn find(netlink: &Netlink, choice: &IfaceChoice, public: Option<Ipv4Addr>) -> Result<External> {
+/// Finds it. An address that is used already stays the one that is used, as long as the interface has it.
+pub async fn find(
+    netlink: &Netlink,
+    choice: &IfaceChoice,
+    public: Option<Ipv4Addr>,
+    used: Option<Ipv4Addr>,
+) -> Result<External> {
     let links = netlink.links().await?;
     let addresses = netlink.addresses(None).await?;
     let (index, address) = match choice {
         IfaceChoice::Named(names) => {
-            let found = names.iter().find_map(|name| named(name, &links, &addresses));
+            let found = names.iter().find_map(|name| named(name, &links, &addresses, used));
             found
                 .with_context(|| format!("none of the interfaces {names:?} is there with an IPv4 address"))?
         }
@@ -53,26 +58,58 @@ pub async fn find(netlink: &Netlink, choice: &IfaceChoice, public: Option<Ipv4Ad
         }
     };
     let link = links.into_iter().find(|link| link.index == index).context("the interface vanished")?;
-    let Some(address) = address.or_else(|| first_address(index, &addresses)) else {
+    let Some(address) = address.or_else(|| best_address(index, &addresses, used)) else {
         bail!("{} has no IPv4 address", link.name);
     };
     Ok(External { link, address, public: public.unwrap_or(address) })
 }
 
-fn named(name: &str, links: &[Link], addresses: &[Address]) -> Option<(u32, Option<Ipv4Addr>)> {
+fn named(
+    name: &str,
+    links: &[Link],
+    addresses: &[Address],
+    used: Option<Ipv4Addr>,
+) -> Option<(u32, Option<Ipv4Addr>)> {
     if let Ok(ip) = name.parse::<Ipv4Addr>() {
         let owner = addresses.iter().find(|a| a.net.ip() == IpAddr::V4(ip))?;
         return Some((owner.index, Some(ip)));
     }
     let link = links.iter().find(|link| link.name == name)?;
-    first_address(link.index, addresses).map(|ip| (link.index, Some(ip)))
+    best_address(link.index, addresses, used).map(|ip| (link.index, Some(ip)))
 }
 
-/// An interface's first address that others can reach; link-local ones only if there is no other.
-fn first_address(index: u32, addresses: &[Address]) -> Option<Ipv4Addr> {
+/// The address that is used already, or else an interface's first one that others can reach; link-local ones only if there is no other.
+fn best_address(index: u32, addresses: &[Address], used: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
     let v4 = addresses.iter().filter(|a| a.index == index).filter_map(|a| match a.net.ip() {
         IpAddr::V4(ip) => Some(ip),
         IpAddr::V6(_) => None,
     });
-    v4.min_by_key(|ip| ip.is_link_local())
+    v4.min_by_key(|ip| (Some(*ip) != used, ip.is_link_local()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_used_stays_and_else_the_first_global_one_is_taken() {
+        let address = |index, net: &str| Address { index, net: net.parse().unwrap() };
+        let all = [
+            address(2, "169.254.7.7/16"),
+            address(2, "192.0.2.1/24"),
+            address(2, "fd00::1/64"),
+            address(2, "192.0.2.9/24"),
+            address(3, "169.254.8.8/16"),
+        ];
+        let ip = |last| Ipv4Addr::new(192, 0, 2, last);
+        for (index, used, best) in [
+            (2, None, Some(ip(1))),
+            (2, Some(ip(9)), Some(ip(9))),
+            (2, Some(ip(77)), Some(ip(1))),
+            (3, Some(ip(9)), Some(Ipv4Addr::new(169, 254, 8, 8))),
+            (4, None, None),
+        ] {
+            assert_eq!(best_address(index, &all, used), best, "{index} {used:?}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use hostnet::Netlink;
 use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
@@ -14,12 +14,13 @@ use super::extension::Extension;
 use super::kernel::{self, Scope};
 use super::udp::Tunnel;
 use super::{BackendKind, host_gw, ipip, udp, vxlan, wireguard};
+use crate::config::IfaceChoice;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
 use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
-use crate::iface::External;
+use crate::iface::{self, External};
 use crate::lease::key::{Advert, Lease};
 use crate::look::status as told;
 use crate::route::{Handle, Table};
@@ -50,6 +51,8 @@ pub struct Carrier {
     /// Whether what is sent to the own subnet is dropped while no interface has it.
     blackhole: bool,
     way: Way,
+    /// The backend's own device, as it was found last.
+    device: Option<u32>,
     /// What the kernel should have, as of the last leases; the device's part of it is made anew where the device is.
     leases: Vec<Lease>,
 }
@@ -95,21 +98,26 @@ impl Carrier {
                 let mac = vxlan::choose_mac(&netlink, options, &leases, external.public).await?;
                 Way::Vxlan(vxlan::Device { options: *options, external: external.clone(), mac })
             }
+            BackendKind::HostGw => {
+                host_gw::check(&external)?;
+                Way::HostGw
+            }
             BackendKind::Ipip(options) => {
                 Way::Ipip(ipip::Device { options: *options, external: external.clone() })
             }
-            BackendKind::HostGw if external.public != external.address => bail!(
-                "host-gw: --public-ip {} must be an address of {}, which has {}",
-                external.public,
-                external.link.name,
-                external.address
-            ),
-            BackendKind::HostGw => Way::HostGw,
             BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
         let others = leases.into_iter().filter(|lease| lease.public_ip != external.public).collect();
-        Ok(Carrier { netlink, network: network.network, external, blackhole: false, way, leases: others })
+        Ok(Carrier {
+            netlink,
+            network: network.network,
+            external,
+            blackhole: false,
+            way,
+            device: None,
+            leases: others,
+        })
     }
 
     /// Drops what is sent to the own subnet while no interface has it, or refuses it.
@@ -143,7 +151,7 @@ impl Carrier {
     }
 
     /// What it tells of itself.
-    pub fn told(&self) -> told::Network {
+    pub fn told(&self) -> (told::Interface, told::Network) {
         let tunnel =
             |kind, tunnel: &Tunnel| (kind, Some(tunnel.address.port()), Some(tunnel.device.to_owned()));
         let (backend, port, device) = match &self.way {
@@ -155,7 +163,15 @@ impl Carrier {
             Way::Extension(_) => ("extension", None, None),
             Way::Nothing => ("alloc", None, None),
         };
-        told::Network { network: self.network, backend: backend.to_owned(), port, device, mtu: self.mtu() }
+        let interface = told::Interface {
+            name: self.external.link.name.clone(),
+            index: self.external.link.index,
+            address: self.external.address,
+            public_ip: self.external.public,
+            mtu: self.external.link.mtu,
+        };
+        let (backend, mtu) = (backend.to_owned(), self.mtu());
+        (interface, told::Network { network: self.network, backend, port, device, mtu })
     }
 
     /// Whether packets are carried.
@@ -195,6 +211,38 @@ impl Carrier {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Looks whether the interface to the other nodes is another one now or has another address, and goes over to it; whether that was
+    /// so. As long as there is none, what was known of it stays.
+    pub async fn follow_interface(&mut self, choice: &IfaceChoice, public: Option<Ipv4Addr>) -> Result<bool> {
+        let found = iface::find(&self.netlink, choice, public, Some(self.external.address)).await?;
+        let what = |external: &External| (external.link.index, external.link.mtu, external.address);
+        if what(&found) == what(&self.external) && found.public == self.external.public {
+            return Ok(false);
+        }
+        tracing::warn!(interface = found.link.name, index = found.link.index, address = %found.address, public = %found.public,
+            mtu = found.link.mtu, "the interface to the other nodes is another one now, or has changed");
+        match &mut self.way {
+            Way::Udp(tunnel) => tunnel.move_to(found.address, udp::mtu(&found)),
+            Way::Wireguard(tunnel, node) => tunnel.move_to(found.address, node.mtu(&found)),
+            Way::Vxlan(device) => device.external = found.clone(),
+            Way::Ipip(device) => device.external = found.clone(),
+            Way::HostGw => host_gw::check(&found)?,
+            _ => {}
+        }
+        self.external = found;
+        Ok(true)
+    }
+
+    /// The address that other nodes are told.
+    pub fn public_ip(&self) -> Ipv4Addr {
+        self.external.public
+    }
+
+    /// The backend's own device, as it was found last.
+    pub fn device(&self) -> Option<u32> {
+        self.device
     }
 
     /// Stops what belongs to an earlier lease, and makes what this one needs.
@@ -259,7 +307,7 @@ impl Carrier {
     }
 
     /// Brings device and tables into the state that the lease and the others' leases ask for.
-    async fn sync(&self, own: Ipv4Network) -> Result<()> {
+    async fn sync(&mut self, own: Ipv4Network) -> Result<()> {
         let (device, mut desired) = match &self.way {
             // Devices and routes are somebody else's.
             Way::Nothing => return self.drop_only(own).await,
@@ -286,6 +334,7 @@ impl Carrier {
         if self.blackhole {
             desired.routes.push(kernel::blackhole(own));
         }
+        self.device = device;
         let scope = Scope { network: self.network, underlay: self.external.link.index, device };
         kernel::sync(&self.netlink, scope, &desired).await
     }

@@ -1,5 +1,6 @@
 //! The host-gw backend: plain routes, each subnet by way of its node. All nodes must be on one link.
 
+use anyhow::{Result, bail};
 use hostnet::Route;
 use ipnetwork::{IpNetwork, Ipv4Network};
 
@@ -15,6 +16,19 @@ pub fn plan(network: Ipv4Network, external: &External, others: &[Lease]) -> Desi
     let others = others.iter().filter(|lease| lease.backend.kind == TYPE);
     let routes = others.map(|lease| via(lease, external)).chain([refuse(network)]);
     Desired { routes: routes.collect(), neighbours: Vec::new() }
+}
+
+/// A node is reached by what its lease says, so that has to be its address on the link.
+pub fn check(external: &External) -> Result<()> {
+    if external.public != external.address {
+        bail!(
+            "host-gw: --public-ip {} must be an address of {}, which has {}",
+            external.public,
+            external.link.name,
+            external.address
+        );
+    }
+    Ok(())
 }
 
 /// A subnet by way of its node itself.

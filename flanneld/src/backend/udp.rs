@@ -1,6 +1,6 @@
 //! The udp backend: a persistent TUN with the route to the whole network, and the engine between it and the socket.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -109,6 +109,15 @@ impl Tunnel {
         let own = own.network();
         self.engine = Some(Engine::start(Parts { tun, udp, routes, own, level, meters, wireguard, mtu })?);
         Ok(())
+    }
+
+    /// Has another address, or another MTU; the data path is started again with it.
+    pub fn move_to(&mut self, address: Ipv4Addr, mtu: u32) {
+        if *self.address.ip() != address || self.mtu != mtu {
+            self.address.set_ip(address);
+            self.mtu = mtu;
+            self.engine = None;
+        }
     }
 
     /// Brings the device into the wanted state; its index.

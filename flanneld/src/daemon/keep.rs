@@ -9,12 +9,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::feed::{Feed, Item};
 use super::insist;
-use super::node::Node;
+use super::node::{Look, Node};
 use super::place::Place;
 use super::renewal::{Renewal, wait_until};
 use super::succession::Successor;
 use crate::lease::follow::{Follower, News};
-use crate::lease::keeper::{Keeper, Owned};
+use crate::lease::keeper::Owned;
 use crate::lease::store::LeaseStore;
 
 /// Between two looks at whether something is to be mended. A look that finds nothing costs two system calls or three.
@@ -26,22 +26,22 @@ impl Node {
     /// Follows the others and keeps the own lease, until another process has taken the place.
     pub(super) async fn keep(
         &mut self,
-        (store, keeper): (Arc<dyn LeaseStore>, Keeper),
+        store: Arc<dyn LeaseStore>,
         mut owned: Owned,
         mut follower: Follower,
         place: &mut Place,
     ) -> Result<Successor> {
         loop {
             let feed = Feed::new(store.clone());
-            let renewal = Renewal::new(keeper.clone(), &owned);
-            let end = self.follow(feed, renewal, &mut follower, &mut owned, place).await;
+            let renewal = Renewal::new(self.keeper.clone(), &owned);
+            let end = self.follow((&store, feed, renewal), &mut follower, &mut owned, place).await;
             if let End::HandedOver(successor) = end {
                 return Ok(successor);
             }
             // Lost: nothing is forwarded until there is another.
             self.stand_still(&owned).await;
             tracing::warn!(subnet = %owned.lease.subnet, "the lease is lost; taking it again, or another");
-            let lost = owned;
+            let (lost, keeper) = (owned, self.keeper.clone());
             owned = match place.unless_left(insist(async || keeper.retake(&lost).await)).await {
                 Ok(owned) => owned,
                 Err(successor) => return Ok(successor),
@@ -55,8 +55,7 @@ impl Node {
     /// Until the own lease is not ours any more, or another process has the place. While etcd is away the routes stay as they are.
     async fn follow(
         &mut self,
-        mut feed: Feed,
-        mut renewal: Renewal,
+        (store, mut feed, mut renewal): (&Arc<dyn LeaseStore>, Feed, Renewal),
         follower: &mut Follower,
         owned: &mut Owned,
         place: &mut Place,
@@ -72,7 +71,7 @@ impl Node {
                 }
                 renewed = renewal.next(owned) => match renewed {
                     Some(renewed) => {
-                        *owned = renewed;
+                        self.reword(renewed, owned, &mut renewal);
                         self.publish(follower, owned).await;
                     }
                     None => return End::Lost,
@@ -82,10 +81,26 @@ impl Node {
                     if self.hand_over(place, &mut successor, owned).await {
                         return End::HandedOver(successor);
                     }
-                    self.look(owned).await;
+                    let _ = self.look(owned).await;
                 }
-                _ = look.tick() => self.look(owned).await,
+                _ = look.tick() => {
+                    if self.look(owned).await == Look::Moved {
+                        store.reconnect().await;
+                        feed = Feed::new(store.clone());
+                        renewal = Renewal::new(self.keeper.clone(), owned);
+                        self.reword(owned.clone(), owned, &mut renewal);
+                        self.publish(follower, owned).await;
+                    }
+                }
             }
+        }
+    }
+
+    /// The lease is this one now. If it does not say what it should it is written again at once.
+    fn reword(&self, from: Owned, owned: &mut Owned, renewal: &mut Renewal) {
+        *owned = self.keeper.reword(from);
+        if owned.is_outdated() {
+            renewal.at_once();
         }
     }
 

@@ -34,14 +34,13 @@ use crate::config::Config;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
 use crate::http::Ready;
-use crate::iface::{self, External};
+use crate::iface;
 use crate::lease::etcd::Etcd;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::{Keeper, KeeperError, Owned, Settings};
 use crate::lease::observed::{Health, Observed};
 use crate::lease::store::LeaseStore;
 use crate::look::board::Board;
-use crate::look::status::Interface;
 use crate::notify;
 use crate::subnet_env;
 use metrics::Metrics;
@@ -138,7 +137,7 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
         }
     };
     let host = node::Host { config, changes: started.changes, network: started.network };
-    let mut node = Node::new(host, started.carrier, (metrics, board), ready);
+    let mut node = Node::new(host, started.carrier, keeper, (metrics, board), ready);
     node.settle(&owned, &started.follower).await?;
     notify::ready();
     // For as long as this connection lasts the other one stands by.
@@ -146,7 +145,7 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
         Some(predecessor) => Some(predecessor.carrying().await?),
         None => None,
     };
-    node.keep((started.store, keeper), owned, started.follower, &mut place).await
+    node.keep(started.store, owned, started.follower, &mut place).await
 }
 
 /// What there is before the lease.
@@ -162,7 +161,7 @@ struct Started {
 async fn start(config: &Config, meters: Meters, (board, health): (&Board, Health)) -> Result<Started> {
     let netlink = Netlink::connect()?;
     let changes = Changes::listen()?;
-    let external = iface::find(&netlink, &config.iface, config.public_ip).await?;
+    let external = iface::find(&netlink, &config.iface, config.public_ip, None).await?;
     tracing::info!(interface = external.link.name, address = %external.address, public = %external.public, "using interface");
     let etcd: Arc<dyn LeaseStore> = Arc::new(Etcd::connect(&config.etcd).await?);
     let store: Arc<dyn LeaseStore> = Arc::new(Observed::new(etcd, health));
@@ -174,7 +173,8 @@ async fn start(config: &Config, meters: Meters, (board, health): (&Board, Health
         Carrier::prepare(netlink.clone(), &network, external.clone(), (config.datapath, meters), known)
             .await?;
     let carrier = carrier.with_blackhole(config.blackhole);
-    board.facts(interface(&external), carrier.told(), netlink);
+    board.netlink(netlink);
+    board.facts(carrier.told());
     let settings = Settings {
         network: network.clone(),
         public_ip: external.public,
@@ -184,16 +184,6 @@ async fn start(config: &Config, meters: Meters, (board, health): (&Board, Health
     };
     let keeper = Keeper::new(store.clone(), settings);
     Ok(Started { changes, store, network, follower, carrier, keeper })
-}
-
-fn interface(external: &External) -> Interface {
-    Interface {
-        name: external.link.name.clone(),
-        index: external.link.index,
-        address: external.address,
-        public_ip: external.public,
-        mtu: external.link.mtu,
-    }
 }
 
 /// The network's configuration; asked for until it is there.

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::config::network::NetworkConfig;
 use crate::http::Ready;
 use crate::lease::follow::Follower;
-use crate::lease::keeper::Owned;
+use crate::lease::keeper::{Keeper, Owned};
 use crate::look::board::Board;
 use crate::masquerade::{Guard, Rules};
 use crate::subnet_env::SubnetEnv;
@@ -29,6 +29,7 @@ pub(super) struct Host {
 pub(super) struct Node {
     host: Host,
     carrier: Carrier,
+    pub(super) keeper: Keeper,
     metrics: Metrics,
     board: Board,
     ready: Ready,
@@ -36,24 +37,37 @@ pub(super) struct Node {
     /// When everything is looked at, whether somebody told of a change or not.
     whole_look: Instant,
     told: Told,
+    interface: Told,
+}
+
+/// What a look found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The host is where it was.
+    Same,
+    /// It is reached elsewhere now.
+    Moved,
 }
 
 impl Node {
     pub(super) fn new(
         host: Host,
         carrier: Carrier,
+        keeper: Keeper,
         (metrics, board): (Metrics, Board),
         ready: Ready,
     ) -> Node {
         Node {
             host,
             carrier,
+            keeper,
             metrics,
             board,
             ready,
             rules: Guard::default(),
             whole_look: Instant::now(),
             told: Told::default(),
+            interface: Told::default(),
         }
     }
 
@@ -67,8 +81,15 @@ impl Node {
         // Before anything is carried: a data path without routes would drop what waits for it.
         self.publish(follower, owned).await;
         self.carrier.start(owned.lease.subnet).await?;
-        let mtu = self.carrier.mtu();
         self.rules.put(&self.wanted_rules(owned))?;
+        self.write_env(owned)?;
+        self.ready.set(self.carrier.is_alive());
+        Ok(())
+    }
+
+    fn write_env(&self, owned: &Owned) -> Result<()> {
+        let mtu = self.carrier.mtu();
+        self.board.facts(self.carrier.told());
         let env = SubnetEnv {
             network: self.host.network.network,
             subnet: owned.lease.subnet,
@@ -78,7 +99,6 @@ impl Node {
         let path = &self.host.config.subnet_file;
         env.write(path).with_context(|| format!("cannot write {}", path.display()))?;
         tracing::info!(file = %path.display(), mtu, "wrote subnet file");
-        self.ready.set(self.carrier.is_alive());
         Ok(())
     }
 
@@ -107,7 +127,7 @@ impl Node {
         self.metrics.leases.set(i64::try_from(follower.leases().count()).unwrap_or(i64::MAX));
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
         self.board.own(Some(owned));
-        self.board.leases(follower, owned.lease.public_ip);
+        self.board.leases(follower, owned);
         self.ready.set(self.carrier.is_alive());
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
         let others = follower.leases().filter(|lease| !owned.is_of(lease.public_ip));
@@ -120,17 +140,21 @@ impl Node {
 
     /// Looks whether somebody took something away, and mends it. The kernel tells of links, addresses and routes that changed; of
     /// rules it is asked.
-    pub(super) async fn look(&mut self, owned: &Owned) {
+    pub(super) async fn look(&mut self, owned: &Owned) -> Look {
         let now = Instant::now();
         let left = owned.safe_until().map(|until| until.saturating_duration_since(now).as_secs_f64());
         self.metrics.until.set(left.unwrap_or(f64::INFINITY));
         self.metrics.age.set(self.board.lease_age().unwrap_or(0.0));
         // Asked in any case: what was told of until now is looked at now.
-        let changed = self.host.changes.any();
-        let mut mended = Ok(());
+        let changed = self.host.changes.any(self.carrier.device());
+        let (mut mended, mut found) = (Ok(()), Look::Same);
         if changed || !self.carrier.is_alive() || now >= self.whole_look {
             self.whole_look = now + self.host.config.resync;
+            found = self.follow_interface().await;
             mended = self.mend_carrier(owned).await;
+        }
+        if found == Look::Moved {
+            mended = mended.and_then(|()| self.write_env(owned));
         }
         let mended = mended.and_then(|()| self.mend_rules(owned));
         match mended {
@@ -138,6 +162,26 @@ impl Node {
             Err(error) => {
                 let error = format!("{error:#}");
                 self.told.once(&error, |error| tracing::error!("cannot mend the network: {error}"));
+            }
+        }
+        found
+    }
+
+    /// The interface to the other nodes may have another address now, or be another one.
+    async fn follow_interface(&mut self) -> Look {
+        let config = &self.host.config;
+        match self.carrier.follow_interface(&config.iface, config.public_ip).await {
+            Ok(moved) => {
+                self.interface.over();
+                self.keeper.move_to(self.carrier.public_ip());
+                if moved { Look::Moved } else { Look::Same }
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                self.interface.once(&error, |error| {
+                    tracing::warn!("there is no interface to the other nodes at the moment: {error}");
+                });
+                Look::Same
             }
         }
     }

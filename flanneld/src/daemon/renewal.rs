@@ -29,6 +29,13 @@ impl Renewal {
         Renewal { keeper, state, told: Told::default() }
     }
 
+    /// Does not wait until it is due.
+    pub(super) fn at_once(&mut self) {
+        if matches!(self.state, State::Resting(_)) {
+            self.state = State::Resting(Some(Instant::now()));
+        }
+    }
+
     /// The lease as it is renewed; none if it is not ours any more. As long as etcd is away it is asked again. It may be dropped
     /// half-way and called again.
     pub(super) async fn next(&mut self, owned: &Owned) -> Option<Owned> {

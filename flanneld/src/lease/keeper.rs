@@ -81,6 +81,11 @@ impl Owned {
         (!self.reserved).then(|| self.asked + self.ttl.mul_f64(0.9))
     }
 
+    /// Whether it says something else in the store than it should.
+    pub fn is_outdated(&self) -> bool {
+        self.told.is_some()
+    }
+
     /// Whether a lease is this host's, by the address under which it is known or was until now.
     pub fn is_of(&self, ip: Ipv4Addr) -> bool {
         ip == self.lease.public_ip || self.told.as_ref().is_some_and(|told| ip == told.public_ip)
@@ -165,12 +170,23 @@ impl Keeper {
     pub fn adopt(&self, passed: &Passed, asked: Instant) -> Option<Owned> {
         let told = Lease::decode(&passed.key, passed.value.as_bytes()).ok()?;
         let held = Held { mod_revision: passed.mod_revision, lease_id: passed.lease_id };
-        let Settings { network, public_ip, backend, .. } = &self.settings;
-        let lease = Lease { subnet: told.subnet, public_ip: *public_ip, backend: backend.clone() };
-        let told = Some(told).filter(|told| *told != lease);
         let asked = asked.checked_sub(passed.age)?;
         let (reserved, ttl) = (passed.reserved, passed.ttl);
-        network.hands_out(lease.subnet).then_some(Owned { lease, held, reserved, told, asked, ttl })
+        let owned = Owned { lease: told, held, reserved, told: None, asked, ttl };
+        self.settings.network.hands_out(owned.lease.subnet).then(|| self.reword(owned))
+    }
+
+    /// Others are told this address from now on; a lease that was taken before says so as soon as can be.
+    pub fn move_to(&mut self, public_ip: Ipv4Addr) {
+        self.settings.public_ip = public_ip;
+    }
+
+    /// The same lease, to say what this host wants to be said of it now.
+    pub fn reword(&self, owned: Owned) -> Owned {
+        let Settings { public_ip, backend, .. } = &self.settings;
+        let lease = Lease { public_ip: *public_ip, backend: backend.clone(), ..owned.lease.clone() };
+        let told = Some(owned.told.unwrap_or(owned.lease)).filter(|told| *told != lease);
+        Owned { lease, told, ..owned }
     }
 
     /// Renews a lease; none if it is not ours any more.

@@ -78,4 +78,7 @@ pub trait LeaseStore: Send + Sync + 'static {
 
     /// Gives back what an own record hung on before it was renewed.
     async fn forget(&self, lease_id: i64);
+
+    /// This host is reached elsewhere now: connections from its old address would be silent. What is asked from now on is asked anew.
+    async fn reconnect(&self) {}
 }

@@ -29,20 +29,14 @@ struct Inner {
     meters: Meters,
     ready: Ready,
     health: Health,
-    facts: OnceLock<Facts>,
+    netlink: OnceLock<Netlink>,
     notes: Mutex<Notes>,
-}
-
-/// What is found out once.
-struct Facts {
-    interface: Interface,
-    network: Network,
-    netlink: Netlink,
 }
 
 /// What changes.
 #[derive(Default)]
 struct Notes {
+    facts: Option<(Interface, Network)>,
     own: Option<(Owned, Instant)>,
     peers: BTreeMap<Ipv4Addr, Vec<Ipv4Network>>,
     bad_records: usize,
@@ -52,13 +46,18 @@ impl Board {
     /// Of a daemon that starts now.
     pub fn new(subnet_file: PathBuf, meters: Meters, ready: Ready, health: Health) -> Board {
         let start = Instant::now();
-        let (facts, notes) = (OnceLock::new(), Mutex::default());
-        Board(Arc::new(Inner { start, subnet_file, meters, ready, health, facts, notes }))
+        let (netlink, notes) = (OnceLock::new(), Mutex::default());
+        Board(Arc::new(Inner { start, subnet_file, meters, ready, health, netlink, notes }))
     }
 
-    /// Notes what is found out once.
-    pub fn facts(&self, interface: Interface, network: Network, netlink: Netlink) {
-        let _ = self.0.facts.set(Facts { interface, network, netlink });
+    /// By this socket the kernel is asked for its routes.
+    pub fn netlink(&self, netlink: Netlink) {
+        let _ = self.0.netlink.set(netlink);
+    }
+
+    /// Notes how other nodes are reached, and by which backend.
+    pub fn facts(&self, facts: (Interface, Network)) {
+        self.note(|notes| notes.facts = Some(facts));
     }
 
     /// Notes the own lease; its age goes on if it is the one that was held before.
@@ -73,9 +72,9 @@ impl Board {
     }
 
     /// Notes the picture of the leases.
-    pub fn leases(&self, follower: &Follower, own: Ipv4Addr) {
+    pub fn leases(&self, follower: &Follower, owned: &Owned) {
         let mut peers: BTreeMap<Ipv4Addr, Vec<Ipv4Network>> = BTreeMap::new();
-        for lease in follower.leases().filter(|lease| lease.public_ip != own) {
+        for lease in follower.leases().filter(|lease| !owned.is_of(lease.public_ip)) {
             peers.entry(lease.public_ip).or_default().push(lease.subnet);
         }
         self.note(|notes| (notes.peers, notes.bad_records) = (peers, follower.bad_count()));
@@ -102,11 +101,11 @@ impl Board {
 
     /// All that it knows.
     pub async fn status(&self) -> Status {
-        let Inner { start, subnet_file, meters, ready, health, facts, .. } = &*self.0;
+        let Inner { start, subnet_file, meters, ready, health, netlink, .. } = &*self.0;
         let now = Instant::now();
-        let facts = facts.get();
-        let routes = match facts {
-            Some(facts) => routes(&facts.netlink, facts.network.network).await.unwrap_or_default(),
+        let (interface, network) = self.note(|notes| notes.facts.clone()).unzip();
+        let routes = match netlink.get().zip(network.as_ref()) {
+            Some((netlink, network)) => routes(netlink, network.network).await.unwrap_or_default(),
             None => Vec::new(),
         };
         let (own, peers, bad_records) = self.note(|notes| {
@@ -123,8 +122,8 @@ impl Board {
             uptime: (now - *start).as_secs_f64(),
             ready: ready.get(),
             subnet_file: subnet_file.clone(),
-            interface: facts.map(|facts| facts.interface.clone()),
-            network: facts.map(|facts| facts.network.clone()),
+            interface,
+            network,
             lease: own,
             etcd: health.told(now),
             path: path(meters),

@@ -24,6 +24,7 @@ mod inject;
 mod ipip;
 mod lab;
 mod look;
+mod moving;
 mod nat;
 mod series;
 mod silent;

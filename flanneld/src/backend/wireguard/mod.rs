@@ -141,6 +141,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// The largest inner packet.
+    pub fn mtu(&self, external: &External) -> u32 {
+        self.options.mtu(external)
+    }
+
     /// Reads the own key, or makes one.
     pub fn new(options: Options) -> Result<Node> {
         let identity = keyfile::identity(&keyfile::path())?;
