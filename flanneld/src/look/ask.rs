@@ -20,14 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum NoAnswer {
     /// Nobody listens.
     #[error(
-        "no flanneld answers at {}: {source}; does it run on this host, and with this --subnet-file?",
+        "no flanneld answers at {}: {words}; does it run on this host, and with this --subnet-file?",
         path.display()
     )]
     NoDaemon {
         /// The socket.
         path: PathBuf,
         /// The kernel's words.
-        source: io::Error,
+        words: io::Error,
     },
     /// The conversation broke.
     #[error("flanneld at {} does not answer as it should: {problem}", path.display())]
@@ -43,7 +43,7 @@ pub enum NoAnswer {
 pub async fn status(path: &Path) -> Result<Status, NoAnswer> {
     let broken = |problem: String| NoAnswer::Broken { path: path.to_owned(), problem };
     let stream = UnixStream::connect(path).await;
-    let mut stream = stream.map_err(|source| NoAnswer::NoDaemon { path: path.to_owned(), source })?;
+    let mut stream = stream.map_err(|words| NoAnswer::NoDaemon { path: path.to_owned(), words })?;
     let ask = async {
         stream.write_all(b"status\n").await?;
         let mut text = Vec::new();

@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(packets, [&tcp[..]]);
         assert_eq!(
             view(packets[0]).unwrap().destination.to_string(),
-            "fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fd02"
+            "fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:102"
         );
         let arp = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &[2; 12], &[8, 6], &[0; 28]].concat();
         assert_eq!(inner(&arp, Wrap::Vxlan).count(), 0, "no IP");

@@ -69,7 +69,8 @@ fn tcp(view: &View<'_>) -> Option<String> {
     let flags: String =
         letters.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, letter)| *letter).collect();
     let window = u16::from_be_bytes([header[14], header[15]]);
-    Some(format!("Flags [{flags}], seq {}, ack {}, win {window}, length {length}", number(4), number(8)))
+    let ack = if flags.contains('.') { format!(", ack {}", number(8)) } else { String::new() };
+    Some(format!("Flags [{flags}], seq {}{ack}, win {window}, length {length}", number(4)))
 }
 
 fn icmp(view: &View<'_>) -> Option<String> {
