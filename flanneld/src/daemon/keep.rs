@@ -15,6 +15,7 @@ use super::renewal::{Renewal, wait_until};
 use super::succession::Successor;
 use crate::lease::follow::{Follower, News};
 use crate::lease::keeper::Owned;
+use crate::lease::key::encode_key;
 use crate::lease::store::LeaseStore;
 
 /// Between two looks at whether something is to be mended. A look that finds nothing costs two system calls or three.
@@ -40,13 +41,13 @@ impl Node {
             }
             // Lost: nothing is forwarded until there is another.
             self.stand_still(&owned).await;
-            tracing::warn!(subnet = %owned.lease.subnet, "the lease is lost; taking it again, or another");
+            tracing::warn!(subnet = %owned.lease.subnets, "the lease is lost; taking it again, or another");
             let (lost, keeper) = (owned, self.keeper.clone());
             owned = match place.unless_left(insist(async || keeper.retake(&lost).await)).await {
                 Ok(owned) => owned,
                 Err(successor) => return Ok(successor),
             };
-            if owned.lease.subnet != lost.lease.subnet {
+            if owned.lease.subnets != lost.lease.subnets {
                 self.settle(&owned, &follower).await?;
             }
         }
@@ -141,18 +142,19 @@ pub(super) fn absorb(item: Item, follower: &mut Follower, owned: &Owned) -> bool
 }
 
 fn is_ours(follower: &Follower, owned: &Owned) -> bool {
-    follower.lease(owned.lease.subnet).is_some_and(|lease| owned.is_of(lease.public_ip))
+    let own = follower.lease(&encode_key(&owned.lease.subnets));
+    own.is_some_and(|lease| owned.is_of(&lease.public))
 }
 
 fn tell(news: &[News], owned: &Owned) {
     for item in news {
         match item {
-            News::Set(lease) | News::Gone(lease) if lease.subnet == owned.lease.subnet => {}
+            News::Set(lease) | News::Gone(lease) if lease.subnets == owned.lease.subnets => {}
             News::Set(lease) => {
-                tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet added");
+                tracing::info!(subnet = %lease.subnets, via = %lease.public, "subnet added");
             }
             News::Gone(lease) => {
-                tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet removed");
+                tracing::info!(subnet = %lease.subnets, via = %lease.public, "subnet removed");
             }
             News::Bad(key, error) => {
                 let key: String = key.chars().take(LOGGED_KEY).collect();

@@ -80,7 +80,7 @@ impl Node {
     pub(super) async fn settle(&mut self, owned: &Owned, follower: &Follower) -> Result<()> {
         // Before anything is carried: a data path without routes would drop what waits for it.
         self.publish(follower, owned).await;
-        self.carrier.start(owned.lease.subnet).await?;
+        self.carrier.start(owned.lease.subnets).await?;
         self.rules.put(&self.wanted_rules(owned))?;
         self.write_env(owned)?;
         self.ready.set(self.carrier.is_alive());
@@ -91,8 +91,8 @@ impl Node {
         let mtu = self.carrier.mtu();
         self.board.facts(self.carrier.told());
         let env = SubnetEnv {
-            network: self.host.network.network,
-            subnet: owned.lease.subnet,
+            networks: self.host.network.networks(),
+            subnets: owned.lease.subnets,
             mtu,
             ip_masq: self.host.config.ip_masq,
         };
@@ -117,7 +117,7 @@ impl Node {
     pub(super) async fn stand_still(&mut self, lost: &Owned) {
         self.ready.set(false);
         self.board.own(None);
-        if let Err(error) = self.carrier.withdraw(lost.lease.subnet).await {
+        if let Err(error) = self.carrier.withdraw(lost.lease.subnets).await {
             tracing::error!("cannot take the routes away: {error:#}");
         }
     }
@@ -130,9 +130,9 @@ impl Node {
         self.board.leases(follower, owned);
         self.ready.set(self.carrier.is_alive());
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
-        let others = follower.leases().filter(|lease| !owned.is_of(lease.public_ip));
+        let others = follower.leases().filter(|lease| !owned.is_of(&lease.public));
         let until = owned.safe_until().map(Instant::into_std);
-        if let Err(error) = self.carrier.publish(owned.lease.subnet, others, until).await {
+        if let Err(error) = self.carrier.publish(owned.lease.subnets, others, until).await {
             let error = format!("{error:#}");
             self.told.once(&error, |error| tracing::error!("{error}"));
         }
@@ -146,7 +146,7 @@ impl Node {
         self.metrics.until.set(left.unwrap_or(f64::INFINITY));
         self.metrics.age.set(self.board.lease_age().unwrap_or(0.0));
         // Asked in any case: what was told of until now is looked at now.
-        let changed = self.host.changes.any(self.carrier.device());
+        let changed = self.host.changes.any(&self.carrier.devices());
         let (mut mended, mut found) = (Ok(()), Look::Same);
         if changed || !self.carrier.is_alive() || now >= self.whole_look {
             self.whole_look = now + self.host.config.resync;
@@ -170,10 +170,10 @@ impl Node {
     /// The interface to the other nodes may have another address now, or be another one.
     async fn follow_interface(&mut self) -> Look {
         let config = &self.host.config;
-        match self.carrier.follow_interface(&config.iface, config.public_ip).await {
+        match self.carrier.follow_interface(&config.iface, &config.public).await {
             Ok(moved) => {
                 self.interface.over();
-                self.keeper.move_to(self.carrier.public_ip());
+                self.keeper.move_to(self.carrier.public());
                 if moved { Look::Moved } else { Look::Same }
             }
             Err(error) => {
@@ -187,7 +187,7 @@ impl Node {
     }
 
     async fn mend_carrier(&mut self, owned: &Owned) -> Result<()> {
-        let mended = self.carrier.mend(owned.lease.subnet).await;
+        let mended = self.carrier.mend(owned.lease.subnets).await;
         self.ready.set(self.carrier.is_alive());
         mended
     }
@@ -202,8 +202,8 @@ impl Node {
 
     fn wanted_rules(&self, owned: &Owned) -> Rules {
         Rules {
-            network: self.host.network.network,
-            subnet: owned.lease.subnet,
+            networks: self.host.network.networks(),
+            subnets: owned.lease.subnets,
             masquerade: self.host.config.ip_masq,
             random_ports: self.host.config.random_ports,
             forward: self.host.config.forward_rules,

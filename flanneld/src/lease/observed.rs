@@ -127,8 +127,22 @@ impl LeaseStore for Observed {
         self.note(self.store.renew(key, value, seen, ttl)).await
     }
 
+    async fn replace(
+        &self,
+        (old, seen): (&str, i64),
+        key: &str,
+        value: &str,
+        ttl: i64,
+    ) -> Result<Option<Held>, StoreError> {
+        self.note(self.store.replace((old, seen), key, value, ttl)).await
+    }
+
     async fn forget(&self, lease_id: i64) {
         self.store.forget(lease_id).await;
+    }
+
+    async fn reconnect(&self) {
+        self.store.reconnect().await;
     }
 }
 

@@ -1,18 +1,19 @@
 //! Where the daemon's control side notes what it knows, for whoever asks. The packet path does not know it.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hostnet::route::MAIN;
 use hostnet::{Kind, Netlink};
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 use tokio::time::Instant;
 
 use super::status::{Interface, Network, Own, PathState, Peer, PeerTraffic, Status, Total, Way};
 use crate::datapath::counters::{Counters, Meters, Reason};
 use crate::datapath::path::Feature;
+use crate::family::Dual;
 use crate::http::Ready;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::Owned;
@@ -38,7 +39,7 @@ struct Inner {
 struct Notes {
     facts: Option<(Interface, Network)>,
     own: Option<(Owned, Instant)>,
-    peers: BTreeMap<Ipv4Addr, Vec<Ipv4Network>>,
+    peers: BTreeMap<Dual<IpAddr>, Vec<IpNetwork>>,
     bad_records: usize,
 }
 
@@ -64,7 +65,7 @@ impl Board {
     pub fn own(&self, owned: Option<&Owned>) {
         self.note(|notes| {
             let since = |owned: &Owned| match &notes.own {
-                Some((held, since)) if held.lease.subnet == owned.lease.subnet => *since,
+                Some((held, since)) if held.lease.subnets == owned.lease.subnets => *since,
                 _ => Instant::now(),
             };
             notes.own = owned.map(|owned| (owned.clone(), since(owned)));
@@ -73,9 +74,9 @@ impl Board {
 
     /// Notes the picture of the leases.
     pub fn leases(&self, follower: &Follower, owned: &Owned) {
-        let mut peers: BTreeMap<Ipv4Addr, Vec<Ipv4Network>> = BTreeMap::new();
-        for lease in follower.leases().filter(|lease| !owned.is_of(lease.public_ip)) {
-            peers.entry(lease.public_ip).or_default().push(lease.subnet);
+        let mut peers: BTreeMap<Dual<IpAddr>, Vec<IpNetwork>> = BTreeMap::new();
+        for lease in follower.leases().filter(|lease| !owned.is_of(&lease.public)) {
+            peers.entry(lease.public).or_default().extend(lease.subnets.values());
         }
         self.note(|notes| (notes.peers, notes.bad_records) = (peers, follower.bad_count()));
     }
@@ -105,16 +106,16 @@ impl Board {
         let now = Instant::now();
         let (interface, network) = self.note(|notes| notes.facts.clone()).unzip();
         let routes = match netlink.get().zip(network.as_ref()) {
-            Some((netlink, network)) => routes(netlink, network.network).await.unwrap_or_default(),
+            Some((netlink, network)) => routes(netlink, &network.networks).await.unwrap_or_default(),
             None => Vec::new(),
         };
         let (own, peers, bad_records) = self.note(|notes| {
             (notes.own.as_ref().map(|own| told(own, now)), notes.peers.clone(), notes.bad_records)
         });
         let mut numbers: BTreeMap<Ipv4Addr, Arc<Traffic>> = meters.peers.all().into_iter().collect();
-        let peer = |(public_ip, subnets)| {
-            let traffic = numbers.remove(&public_ip).map(|traffic| read(&traffic));
-            Peer { public_ip, subnets, traffic }
+        let peer = |(public, subnets): (Dual<IpAddr>, Vec<IpNetwork>)| {
+            let traffic = public.ipv4().and_then(|ip| numbers.remove(&ip)).map(|traffic| read(&traffic));
+            Peer { public_ips: public.values().copied().collect(), subnets, traffic }
         };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -140,7 +141,7 @@ impl Board {
 fn told((owned, since): &(Owned, Instant), now: Instant) -> Own {
     let left = |until: Instant| until.saturating_duration_since(now).as_secs_f64();
     Own {
-        subnet: owned.lease.subnet,
+        subnets: owned.lease.subnets.values().copied().collect(),
         reserved: owned.reserved,
         age: (now - *since).as_secs_f64(),
         renewed: (now - owned.asked()).as_secs_f64(),
@@ -179,10 +180,12 @@ fn total(counters: &Counters) -> Total {
 }
 
 /// The kernel's routes into the network, the refusing one among them.
-async fn routes(netlink: &Netlink, network: Ipv4Network) -> hostnet::Result<Vec<Way>> {
+async fn routes(netlink: &Netlink, networks: &[IpNetwork]) -> hostnet::Result<Vec<Way>> {
     let names: BTreeMap<u32, String> =
         netlink.links().await?.into_iter().map(|link| (link.index, link.name)).collect();
-    let inside = |to: IpNetwork| matches!(to, IpNetwork::V4(to) if to.is_subnet_of(network));
+    let inside = |to: IpNetwork| {
+        networks.iter().any(|network| to.prefix() >= network.prefix() && network.contains(to.ip()))
+    };
     let routes = netlink.routes().await?.into_iter().filter(|route| route.table == MAIN && inside(route.dst));
     let way = |route: hostnet::Route| Way {
         to: route.dst,

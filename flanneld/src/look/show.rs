@@ -16,14 +16,15 @@ fn head(status: &Status) -> String {
     let ready = if status.ready { "ready" } else { "NOT READY" };
     let Status { version, pid, uptime, .. } = status;
     let interface = status.interface.as_ref().map(|interface| {
-        let public = Some(interface.public_ip).filter(|public| *public != interface.address);
-        let public = public.map(|public| format!("  public IP {public}")).unwrap_or_default();
-        format!("{}  {}{public}  MTU {}", interface.name, interface.address, interface.mtu)
+        let differs = interface.public_ips != interface.addresses;
+        let public =
+            if differs { format!("  public IP {}", list(&interface.public_ips)) } else { String::new() };
+        format!("{}  {}{public}  MTU {}", interface.name, list(&interface.addresses), interface.mtu)
     });
     let network = status.network.as_ref().map(|network| {
         let port = network.port.map(|port| format!("  port {port}")).unwrap_or_default();
         let device = network.device.as_ref().map(|device| format!("  device {device}")).unwrap_or_default();
-        format!("{}  backend {}{port}{device}  MTU {}", network.network, network.backend, network.mtu)
+        format!("{}  backend {}{port}{device}  MTU {}", list(&network.networks), network.backend, network.mtu)
     });
     let unknown = || "not known yet".to_owned();
     let mut rows = vec![
@@ -49,7 +50,7 @@ fn lease(own: &Own) -> String {
         (false, Some(left)) => format!("renewed {} ago  ends in {}", span(own.renewed), span(left)),
         _ => "reserved, without an end".to_owned(),
     };
-    format!("{}  held for {}  {end}", own.subnet, span(own.age))
+    format!("{}  held for {}  {end}", list(&own.subnets), span(own.age))
 }
 
 fn etcd(state: &EtcdState) -> String {
@@ -86,8 +87,7 @@ fn peers(status: &Status) -> Vec<Vec<String>> {
     let head = ["PEER", "SUBNETS", "OUT PACKETS", "OUT BYTES", "LOST", "IN PACKETS", "IN BYTES"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for peer in &status.peers {
-        let subnets = peer.subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let mut row = vec![peer.public_ip.to_string(), subnets];
+        let mut row = vec![list(&peer.public_ips), list(&peer.subnets)];
         match peer.traffic {
             Some(t) => {
                 row.extend(
@@ -134,6 +134,10 @@ fn drops(total: &Total) -> String {
     total.drops.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
 }
 
+fn list(all: &[impl ToString]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
 /// Rows in columns as wide as their widest cell.
 fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -176,19 +180,19 @@ mod tests {
             interface: Some(Interface {
                 name: "eth0".into(),
                 index: 2,
-                address: [192, 0, 2, 1].into(),
-                public_ip: [198, 51, 100, 1].into(),
+                addresses: vec![[192, 0, 2, 1].into()],
+                public_ips: vec![[198, 51, 100, 1].into()],
                 mtu: 1500,
             }),
             network: Some(Network {
-                network: "10.5.0.0/16".parse().unwrap(),
+                networks: vec!["10.5.0.0/16".parse().unwrap()],
                 backend: "udp".into(),
                 port: Some(8285),
                 device: Some("flannel0".into()),
                 mtu: 1472,
             }),
             lease: Some(Own {
-                subnet: "10.5.1.0/24".parse().unwrap(),
+                subnets: vec!["10.5.1.0/24".parse().unwrap()],
                 reserved: false,
                 age: 7379.0,
                 renewed: 61.0,
@@ -202,7 +206,7 @@ mod tests {
             },
             totals: [("out".to_owned(), total), ("in".to_owned(), Total::default())].into(),
             peers: vec![Peer {
-                public_ip: [192, 0, 2, 2].into(),
+                public_ips: vec![[192, 0, 2, 2].into()],
                 subnets: vec!["10.5.2.0/24".parse().unwrap()],
                 traffic: Some(traffic),
             }],

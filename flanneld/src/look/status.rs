@@ -1,10 +1,10 @@
 //! What `flanneld status` tells, as it travels: every length of time in seconds, every size in bytes.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 /// All of it.
@@ -47,10 +47,10 @@ pub struct Interface {
     pub name: String,
     /// The kernel's number for it.
     pub index: u32,
-    /// Its own address.
-    pub address: Ipv4Addr,
+    /// Its own address of each family that is used.
+    pub addresses: Vec<IpAddr>,
     /// What other nodes are told.
-    pub public_ip: Ipv4Addr,
+    pub public_ips: Vec<IpAddr>,
     /// Of outer packets.
     pub mtu: u32,
 }
@@ -58,9 +58,9 @@ pub struct Interface {
 /// The network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Network {
-    /// All pods' addresses.
-    pub network: Ipv4Network,
-    /// `udp`, `vxlan`, `host-gw`, `alloc`.
+    /// All pods' addresses, of each family.
+    pub networks: Vec<IpNetwork>,
+    /// As the configuration names it, e.g. `udp`.
     pub backend: String,
     /// Of the tunnel, if it has one.
     pub port: Option<u16>,
@@ -73,8 +73,8 @@ pub struct Network {
 /// The own lease.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Own {
-    /// This node's pods' addresses.
-    pub subnet: Ipv4Network,
+    /// This node's pods' addresses, of each family.
+    pub subnets: Vec<IpNetwork>,
     /// It has no end.
     pub reserved: bool,
     /// For how long this process holds it.
@@ -125,10 +125,10 @@ pub struct Total {
 /// Another node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
-    /// Where it is reached.
-    pub public_ip: Ipv4Addr,
+    /// Where it is reached, by each family.
+    pub public_ips: Vec<IpAddr>,
     /// Its leases.
-    pub subnets: Vec<Ipv4Network>,
+    pub subnets: Vec<IpNetwork>,
     /// Its numbers; none where the kernel carries the packets, which counts for all peers together.
     pub traffic: Option<PeerTraffic>,
 }
@@ -165,7 +165,7 @@ pub struct Way {
 
 impl Status {
     /// The peer whose lease covers an address, and the lease.
-    pub fn peer_of(&self, ip: Ipv4Addr) -> Option<(&Peer, Ipv4Network)> {
+    pub fn peer_of(&self, ip: IpAddr) -> Option<(&Peer, IpNetwork)> {
         let covers = |peer: &Peer| peer.subnets.iter().copied().find(|subnet| subnet.contains(ip));
         self.peers.iter().find_map(|peer| Some((peer, covers(peer)?)))
     }

@@ -42,15 +42,21 @@ fn the_status_says_what_is() {
     }
     let now = status(&daemons[0]);
     let (own, mtu) = daemons[0].subnet();
-    assert!(now.ready && now.lease.as_ref().unwrap().subnet == own);
+    assert!(now.ready && now.lease.as_ref().unwrap().subnets == [ipnetwork::IpNetwork::V4(own)]);
     let (interface, network) = (now.interface.clone().unwrap(), now.network.clone().unwrap());
-    assert_eq!((interface.name.as_str(), interface.address, interface.mtu), ("eth0", lab.hosts[0].ip, 1500));
+    assert_eq!(
+        (interface.name.as_str(), interface.addresses[0], interface.mtu),
+        ("eth0", lab.hosts[0].ip.into(), 1500)
+    );
     assert_eq!((network.backend.as_str(), network.port, network.mtu), ("udp", Some(8285), mtu));
     assert!(now.routes.iter().any(|way| way.device.as_deref() == Some("flannel0") && way.mtu == Some(mtu)));
     assert!(now.path.queues > 0 && now.path.features.len() >= 5 && now.etcd.error.is_none());
     assert_eq!(now.peers.len(), 1);
     let traffic = |status: &Status| status.peers[0].traffic.unwrap();
-    assert_eq!((now.peers[0].public_ip, now.peers[0].subnets[0]), (lab.hosts[1].ip, daemons[1].subnet().0));
+    assert_eq!(
+        (now.peers[0].public_ips[0], now.peers[0].subnets[0]),
+        (lab.hosts[1].ip.into(), daemons[1].subnet().0.into())
+    );
     // Datagrams of 8 bytes: 36 with their inner headers.
     let (before, after) = (traffic(&before), traffic(&now));
     assert_eq!(

@@ -1,6 +1,6 @@
 //! What each stage of a trace shows, and what to do next. Pure: the status, what the kernel says and what came back in, a finding out.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::echo::Trouble;
 use super::probe::Outcome;
 use crate::look::show::span;
-use crate::look::status::{Peer, Status};
+use crate::look::status::{Network, Peer, Status};
 
 /// Whether a stage is passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -106,25 +106,34 @@ pub fn own(status: &Status) -> Finding {
             "flanneld's log says why (device, port or routes)",
         ),
         Some(own) => match own.safe_for {
-            Some(left) => ok(STAGE, format!("{} is this node's, for {} at least", own.subnet, span(left))),
-            None => ok(STAGE, format!("{} is this node's, reserved", own.subnet)),
+            Some(left) => {
+                ok(STAGE, format!("{} is this node's, for {} at least", join(&own.subnets), span(left)))
+            }
+            None => ok(STAGE, format!("{} is this node's, reserved", join(&own.subnets))),
         },
     }
 }
 
+fn join(all: &[impl ToString]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
 /// The lease that covers the address.
-pub fn lease(to: Ipv4Addr, status: &Status) -> (Finding, Option<&Peer>) {
+pub fn lease(to: IpAddr, status: &Status) -> (Finding, Option<&Peer>) {
     const STAGE: &str = "lease";
-    let outside = status.network.as_ref().filter(|network| !network.network.contains(to));
+    let inside = |network: &Network| network.networks.iter().any(|network| network.contains(to));
+    let outside = status.network.as_ref().filter(|network| !inside(network));
     if let Some(network) = outside {
-        let says = format!("{to} is not in the pod network {}", network.network);
+        let says = format!("{to} is not in the pod network {}", join(&network.networks));
         return (
             fail(STAGE, says, "is there a typo in the address? flanneld carries the pod network only"),
             None,
         );
     }
     match status.peer_of(to) {
-        Some((peer, subnet)) => (ok(STAGE, format!("{subnet} is held by {}", peer.public_ip)), Some(peer)),
+        Some((peer, subnet)) => {
+            (ok(STAGE, format!("{subnet} is held by {}", join(&peer.public_ips))), Some(peer))
+        }
         None => {
             let says = format!(
                 "no lease covers {to}: no node has that subnet ({} others have one)",

@@ -7,26 +7,30 @@ const TUNNEL: Ipv4Addr = Ipv4Addr::new(10, 5, 2, 0);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 5, 2, 2);
 
 fn status() -> Status {
-    let subnet = "10.5.1.0/24".parse().unwrap();
+    let subnets = vec!["10.5.1.0/24".parse().unwrap()];
     let traffic = Some(PeerTraffic::default());
     Status {
         ready: true,
         network: Some(Network {
-            network: "10.5.0.0/16".parse().unwrap(),
+            networks: vec!["10.5.0.0/16".parse().unwrap()],
             backend: "udp".into(),
             port: Some(8285),
             device: Some("flannel0".into()),
             mtu: 1472,
         }),
         lease: Some(Own {
-            subnet,
+            subnets,
             reserved: false,
             age: 1.0,
             renewed: 1.0,
             ends_in: Some(90.0),
             safe_for: Some(80.0),
         }),
-        peers: vec![Peer { public_ip: PEER, subnets: vec!["10.5.2.0/24".parse().unwrap()], traffic }],
+        peers: vec![Peer {
+            public_ips: vec![PEER.into()],
+            subnets: vec!["10.5.2.0/24".parse().unwrap()],
+            traffic,
+        }],
         ..Status::default()
     }
 }
@@ -75,9 +79,9 @@ fn leases_must_be_there_on_both_sides() {
     shows(&own(&Status { lease: None, ..status() }), Verdict::Fail, "no lease");
     shows(&own(&Status { ready: false, ..status() }), Verdict::Fail, "data path does not run");
     let status = status();
-    let (finding, peer) = lease(POD, &status);
+    let (finding, peer) = lease(POD.into(), &status);
     shows(&finding, Verdict::Ok, "10.5.2.0/24 is held by 192.0.2.2");
-    assert_eq!(peer.map(|peer| peer.public_ip), Some(PEER));
+    assert_eq!(peer.map(|peer| peer.public_ips[0]), Some(PEER.into()));
     shows(&lease([10, 5, 9, 9].into(), &status).0, Verdict::Fail, "no lease covers 10.5.9.9");
     shows(&lease([10, 6, 9, 9].into(), &status).0, Verdict::Fail, "not in the pod network");
 }

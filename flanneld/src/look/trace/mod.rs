@@ -15,12 +15,13 @@ pub mod judge;
 mod judge_tests;
 pub mod probe;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use hostnet::{Kind, Netlink};
+use ipnetwork::IpNetwork;
 
 use super::ask;
 use super::status::{Network, Peer, Status};
@@ -74,11 +75,12 @@ impl Trace<'_> {
     }
 
     async fn stages(&mut self) -> Result<()> {
-        let status = self.status.clone();
-        let local = status.lease.as_ref().is_some_and(|own| own.subnet.contains(self.to));
-        let (lease, peer) = judge::lease(self.to, &status);
+        let (to, status) = (IpAddr::V4(self.to), self.status.clone());
+        let local =
+            status.lease.as_ref().is_some_and(|own| own.subnets.iter().any(|subnet| subnet.contains(to)));
+        let (lease, peer) = judge::lease(to, &status);
         // An address that no node can have needs no look at routes.
-        let inside = self.network.network.contains(self.to);
+        let inside = self.network.networks.iter().any(|network| network.contains(to));
         if inside && !local {
             let finding = self.route(peer).await?;
             if !self.found(&finding)? {
@@ -94,24 +96,24 @@ impl Trace<'_> {
         if !self.found(&lease)? {
             return Ok(());
         }
-        let Some((peer, subnet)) = status.peer_of(self.to) else { return Ok(()) };
-        self.peer(peer, subnet.network()).await
+        let Some((peer, IpNetwork::V4(subnet))) = status.peer_of(to) else { return Ok(()) };
+        self.peer(host_of(peer)?, subnet.network()).await
     }
 
     /// From the peer's host on.
-    async fn peer(&mut self, peer: &Peer, tunnel: Ipv4Addr) -> Result<()> {
-        let outcome = self.ask(peer.public_ip, SMALL, PATIENCE, None)?;
+    async fn peer(&mut self, peer: Ipv4Addr, tunnel: Ipv4Addr) -> Result<()> {
+        let outcome = self.ask(peer, SMALL, PATIENCE, None)?;
         let up = outcome.echo.is_some();
-        if !self.found(&judge::host(peer.public_ip, &outcome))? {
+        if !self.found(&judge::host(peer, &outcome))? {
             return Ok(());
         }
         if let (Some(port), Some(_)) = (self.network.port, &self.network.device) {
-            let outer = Some((peer.public_ip, port));
+            let outer = Some((peer, port));
             let before = ask::status(self.socket).await?;
             let outcome = self.ask(tunnel, SMALL, PATIENCE, outer)?;
             let after = ask::status(self.socket).await?;
-            let known = Known { peer: peer.public_ip, port, up };
-            let finding = judge::tunnel(tunnel, known, &outcome, &delta(&before, &after, peer.public_ip));
+            let known = Known { peer, port, up };
+            let finding = judge::tunnel(tunnel, known, &outcome, &delta(&before, &after, peer));
             if !self.found(&finding)? {
                 return Ok(());
             }
@@ -124,7 +126,7 @@ impl Trace<'_> {
             let outcome = self.ask(bridge, SMALL, PATIENCE, None)?;
             self.found(&judge::bridge(bridge, &outcome))?;
         }
-        if self.pod(&peer.public_ip.to_string())? { self.size() } else { Ok(()) }
+        if self.pod(&peer.to_string())? { self.size() } else { Ok(()) }
     }
 
     fn pod(&mut self, node: &str) -> Result<bool> {
@@ -192,13 +194,19 @@ impl Trace<'_> {
             Err(error) => Way { error: Some(error.to_string()), ..Way::default() },
         };
         let interface = self.status.interface.as_ref().map(|interface| interface.name.as_str());
-        let plain =
-            way.device.as_deref() == interface && way.via == peer.map(|peer| peer.public_ip.to_string());
+        let plain = way.device.as_deref() == interface
+            && peer.is_some_and(|peer| peer.public_ips.iter().any(|ip| way.via == Some(ip.to_string())));
         // Peers on the own link may be reached by plain routes, whatever the backend (DirectRouting).
         let device = self.network.device.as_deref().filter(|_| !plain || peer.is_none());
         let device = device.or(interface).unwrap_or("the backend's device");
         Ok(judge::route(self.to, &way, device, self.network.mtu))
     }
+}
+
+/// Where a peer is reached by IPv4: the tunnel's outer packets are of that family.
+fn host_of(peer: &Peer) -> Result<Ipv4Addr> {
+    let v4 = peer.public_ips.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+    v4.context("its lease has no IPv4 address of the host")
 }
 
 /// The largest size below `fails` that passes; `passes` does.
@@ -217,7 +225,7 @@ fn search(mut passes: usize, mut fails: usize, mut so: impl FnMut(usize) -> bool
 /// What was counted between two looks.
 fn delta(before: &Status, after: &Status, peer: Ipv4Addr) -> Delta {
     let of = |status: &Status| {
-        let found = status.peers.iter().find(|there| there.public_ip == peer);
+        let found = status.peers.iter().find(|there| there.public_ips.contains(&IpAddr::V4(peer)));
         found.and_then(|there| there.traffic)
     };
     let mut delta = Delta::default();
