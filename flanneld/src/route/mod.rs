@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use ipnetwork::Ipv4Network;
 
 use traffic::{Ledger, Traffic};
@@ -34,12 +35,16 @@ impl From<SocketAddrV4> for Hop {
     }
 }
 
+/// Next hops by network. Every packet is looked up here, and none of its making decides what is in it: a hash of a few
+/// instructions does.
+type NextHops = HashMap<u32, Hop, RandomState>;
+
 /// Subnets and their next hops; never changed, only replaced.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     own: Option<Ipv4Network>,
     /// By prefix length, the longest first: the cost of a lookup depends on how many lengths there are (as a rule one).
-    by_length: Vec<(u8, HashMap<u32, Hop>)>,
+    by_length: Vec<(u8, NextHops)>,
     /// By [`Hop`]'s place.
     traffic: Vec<Arc<Traffic>>,
     /// Until when the own subnet is certainly the own; none: for ever.
@@ -71,7 +76,7 @@ impl Table {
             });
             match table.by_length.iter_mut().find(|(length, _)| *length == subnet.prefix()) {
                 Some((_, subnets)) => drop(subnets.insert(network, next_hop)),
-                None => table.by_length.push((subnet.prefix(), HashMap::from([(network, next_hop)]))),
+                None => table.by_length.push((subnet.prefix(), NextHops::from_iter([(network, next_hop)]))),
             }
         }
         ledger.keep(&hops.keys().map(|at| *at.ip()).collect::<BTreeSet<_>>());

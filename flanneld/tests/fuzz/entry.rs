@@ -1,5 +1,8 @@
 //! The entry points: bytes in, and a panic if a rule is broken. `cargo fuzz` targets and the test call the same functions.
 
+#[path = "sealed.rs"]
+pub mod sealed;
+
 use std::net::SocketAddrV4;
 
 use flanneld::config::network::NetworkConfig;
@@ -18,12 +21,13 @@ use flanneld::route::Table;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("packet", packet),
     ("super_packet", super_packet),
     ("flow", flow),
     ("lease", lease),
     ("config", config),
+    ("sealed", sealed::sealed),
 ];
 
 const PEER: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(192, 0, 2, 2), 8285);
