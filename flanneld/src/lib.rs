@@ -20,5 +20,6 @@ pub mod logging;
 pub mod look;
 pub mod masquerade;
 pub mod notify;
+pub mod path_mtu;
 pub mod route;
 pub mod subnet_env;

@@ -14,10 +14,13 @@
 
 pub mod buffer;
 pub mod checksum;
+pub mod clamp;
 pub mod coalesce;
 pub mod counters;
+pub mod ecn;
 pub mod engine;
 pub mod forward;
+pub mod fragment;
 pub mod icmp;
 pub mod layers;
 pub mod outbox;

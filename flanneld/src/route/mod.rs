@@ -1,6 +1,7 @@
 //! Where each subnet lives: an immutable table, and the one pointer by which control hands it to the data path.
 
 pub mod traffic;
+pub mod way;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -12,6 +13,7 @@ use foldhash::fast::RandomState;
 use ipnetwork::Ipv4Network;
 
 use traffic::{Ledger, Traffic};
+use way::Way;
 
 /// A next hop, as the data path hands it on: where it is, and its place in the table that told it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +105,19 @@ impl Table {
     /// The numbers of a next hop that this table told.
     pub fn traffic(&self, hop: Hop) -> Option<&Traffic> {
         self.traffic.get(hop.place as usize).map(Arc::as_ref)
+    }
+
+    /// What is known of the way to a next hop that this table told.
+    pub fn way(&self, hop: Hop) -> Option<&Way> {
+        self.traffic(hop).map(|traffic| &traffic.way)
+    }
+
+    /// All subnets and their next hops, in no order.
+    pub fn peers(&self) -> impl Iterator<Item = (Ipv4Network, Hop)> {
+        self.by_length.iter().flat_map(|(length, subnets)| {
+            let net = |network: &u32| Ipv4Network::new(Ipv4Addr::from(*network), *length).ok();
+            subnets.iter().filter_map(move |(network, hop)| Some((net(network)?, *hop)))
+        })
     }
 
     /// How many subnets it has.

@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::way::Way;
 use super::{Hop, Table};
 
 /// Packets and bytes (inner ones, without outer headers).
@@ -50,6 +51,8 @@ pub struct Traffic {
     pub into: Sum,
     /// Packets to it that the kernel did not take.
     pub lost: AtomicU64,
+    /// What is known of the way there.
+    pub way: Way,
 }
 
 /// The peers' numbers; cheap to clone. Its lock is control's: the data path holds what it needs in its table.

@@ -56,13 +56,17 @@ pub(super) fn run(shared: &Shared, queue: usize) {
         let (bytes, datagrams) = receiver.received();
         for (datagram, at) in datagrams.iter().flat_map(|d| d.segments().map(move |at| (d, at))) {
             let judged = match &mut opener {
-                None => forward::inbound(&mut bytes[at.clone()], datagram.from, &table).map(|peer| {
-                    partial::finish(&mut bytes[at.clone()]);
-                    Some((peer, at))
-                }),
+                None => forward::inbound(&mut bytes[at.clone()], datagram.from, datagram.tos, &table).map(
+                    |peer| {
+                        partial::finish(&mut bytes[at.clone()]);
+                        forward::fit_answers(&mut bytes[at.clone()], peer, &table);
+                        Some((peer, at))
+                    },
+                ),
                 Some(opener) => opener.open(bytes, at, datagram.from, &mut answers).and_then(|opened| {
                     let Some((sender, at)) = opened else { return Ok(None) };
-                    forward::inbound(opener.packet(at.clone()), sender, &table).map(|peer| Some((peer, at)))
+                    forward::inbound(opener.packet(at.clone()), sender, 0, &table)
+                        .map(|peer| Some((peer, at)))
                 }),
             };
             match judged {
