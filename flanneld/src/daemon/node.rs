@@ -34,8 +34,6 @@ pub(super) struct Node {
     rules: Guard,
     /// When everything is looked at, whether somebody told of a change or not.
     whole_look: Instant,
-    /// The lease has its device, rules and subnet file: before that nobody is told that all is ready.
-    settled: bool,
     told: Told,
     interface: Told,
 }
@@ -59,7 +57,6 @@ impl Node {
             ready,
             rules: Guard::default(),
             whole_look: Instant::now(),
-            settled: false,
             told: Told::default(),
             interface: Told::default(),
         }
@@ -68,11 +65,10 @@ impl Node {
     /// Brings device, rules and subnet.env into the state that a lease asks for.
     pub(super) async fn settle(&mut self, owned: &Owned, follower: &Follower) -> Result<()> {
         // Before anything is carried: a data path without routes would drop what waits for it.
-        self.publish(follower, owned).await;
+        self.hand_out(follower, owned).await;
         self.carrier.start(owned.lease.subnets).await?;
         self.rules.put(&self.wanted_rules(owned))?;
         self.write_env(owned)?;
-        self.settled = true;
         self.ready.set(self.carrier.is_alive());
         Ok(())
     }
@@ -112,9 +108,13 @@ impl Node {
 
     /// Hands the picture of the leases to what carries packets, for as long as the own one is certainly ours.
     pub(super) async fn publish(&mut self, follower: &Follower, owned: &Owned) {
+        self.ready.set(self.carrier.is_alive());
+        self.hand_out(follower, owned).await;
+    }
+
+    async fn hand_out(&mut self, follower: &Follower, owned: &Owned) {
         self.metrics.leases.set(i64::try_from(follower.leases().count()).unwrap_or(i64::MAX));
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
-        self.ready.set(self.settled && self.carrier.is_alive());
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
         let others = follower.leases().filter(|lease| !owned.is_of(&lease.public));
         let until = owned.safe_until().map(Instant::into_std);
