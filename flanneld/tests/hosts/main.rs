@@ -25,6 +25,7 @@ mod heal;
 mod inject;
 mod ipip;
 mod lab;
+mod look;
 mod moving;
 mod mtu;
 mod nat;
