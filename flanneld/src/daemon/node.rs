@@ -14,6 +14,7 @@ use crate::config::network::NetworkConfig;
 use crate::http::Ready;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::{Keeper, Owned};
+use crate::look::board::Board;
 use crate::masquerade::{Guard, Rules};
 use crate::subnet_env::SubnetEnv;
 
@@ -30,6 +31,7 @@ pub(super) struct Node {
     carrier: Carrier,
     pub(super) keeper: Keeper,
     metrics: Metrics,
+    board: Board,
     ready: Ready,
     rules: Guard,
     /// When everything is looked at, whether somebody told of a change or not.
@@ -48,12 +50,19 @@ pub(super) enum Look {
 }
 
 impl Node {
-    pub(super) fn new(host: Host, carrier: Carrier, keeper: Keeper, metrics: Metrics, ready: Ready) -> Node {
+    pub(super) fn new(
+        host: Host,
+        carrier: Carrier,
+        keeper: Keeper,
+        (metrics, board): (Metrics, Board),
+        ready: Ready,
+    ) -> Node {
         Node {
             host,
             carrier,
             keeper,
             metrics,
+            board,
             ready,
             rules: Guard::default(),
             whole_look: Instant::now(),
@@ -62,10 +71,15 @@ impl Node {
         }
     }
 
+    /// Notes how long it took until packets went by some news.
+    pub(super) fn converged(&self, since: Instant) {
+        self.metrics.convergence.observe(since.elapsed().as_secs_f64());
+    }
+
     /// Brings device, rules and subnet.env into the state that a lease asks for.
     pub(super) async fn settle(&mut self, owned: &Owned, follower: &Follower) -> Result<()> {
         // Before anything is carried: a data path without routes would drop what waits for it.
-        self.tell(follower, owned).await;
+        self.hand_out(follower, owned).await;
         self.carrier.start(owned.lease.subnets).await?;
         self.rules.put(&self.wanted_rules(owned))?;
         self.write_env(owned)?;
@@ -75,6 +89,7 @@ impl Node {
 
     fn write_env(&self, owned: &Owned) -> Result<()> {
         let mtu = self.carrier.mtu();
+        self.board.facts(self.carrier.told());
         let env = SubnetEnv {
             networks: self.host.network.networks(),
             subnets: owned.lease.subnets,
@@ -101,6 +116,7 @@ impl Node {
     /// Forwards nothing until there are routes again.
     pub(super) async fn stand_still(&mut self, lost: &Owned) {
         self.ready.set(false);
+        self.board.own(None);
         if let Err(error) = self.carrier.withdraw(lost.lease.subnets).await {
             tracing::error!("cannot take the routes away: {error:#}");
         }
@@ -109,12 +125,14 @@ impl Node {
     /// Hands the picture of the leases to what carries packets, for as long as the own one is certainly ours.
     pub(super) async fn publish(&mut self, follower: &Follower, owned: &Owned) {
         self.ready.set(self.carrier.is_alive());
-        self.tell(follower, owned).await;
+        self.hand_out(follower, owned).await;
     }
 
-    async fn tell(&mut self, follower: &Follower, owned: &Owned) {
+    async fn hand_out(&mut self, follower: &Follower, owned: &Owned) {
         self.metrics.leases.set(i64::try_from(follower.leases().count()).unwrap_or(i64::MAX));
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
+        self.board.own(Some(owned));
+        self.board.leases(follower, owned);
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
         let others = follower.leases().filter(|lease| !owned.is_of(&lease.public));
         let until = owned.safe_until().map(Instant::into_std);
@@ -131,6 +149,7 @@ impl Node {
         let left = owned.safe_until().map(|until| until.saturating_duration_since(now).as_secs_f64());
         self.metrics.until.set(left.unwrap_or(f64::INFINITY));
         self.carrier.tend();
+        self.metrics.age.set(self.board.lease_age().unwrap_or(0.0));
         // Asked in any case: what was told of until now is looked at now.
         let changed = self.host.changes.any(&self.carrier.devices());
         let (mut mended, mut found) = (Ok(()), Look::Same);

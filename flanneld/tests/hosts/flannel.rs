@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hostnet::netns::run_in;
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -85,6 +85,26 @@ impl Flanneld {
         Flanneld { child, host: ns, file, log }
     }
 
+    /// Looks into it: one of flanneld's other commands, on its host; whether it succeeded, and what it printed.
+    pub fn look(&self, args: &[&str]) -> (bool, String) {
+        let mut command = self.look_command(args);
+        let done = run_in(&self.host, || command.output().unwrap()).unwrap();
+        let text = [done.stdout, done.stderr].concat();
+        (done.status.success(), String::from_utf8(text).unwrap())
+    }
+
+    /// The same, started and left alone.
+    pub fn look_on(&self, args: &[&str]) -> Child {
+        let mut command = self.look_command(args);
+        run_in(&self.host, || command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).unwrap()
+    }
+
+    fn look_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+        command.args(args).arg("--subnet-file").arg(&self.file);
+        command
+    }
+
     /// Waits until it carries packets; how long that took.
     pub fn wait_ready(&self) -> Duration {
         within(Duration::from_secs(20), "flanneld is ready", || {
@@ -120,6 +140,14 @@ impl Flanneld {
         let first: Ipv4Network = field("FLANNEL_SUBNET=").parse().unwrap();
         let subnet = Ipv4Network::new(first.network(), first.prefix()).unwrap();
         (subnet, field("FLANNEL_MTU=").parse().unwrap())
+    }
+
+    /// The IPv6 subnet that it wrote, if there is one.
+    pub fn subnet6(&self) -> Option<Ipv6Network> {
+        let text = fs::read_to_string(&self.file).unwrap();
+        let first = text.lines().find_map(|line| line.strip_prefix("FLANNEL_IPV6_SUBNET="))?;
+        let first: Ipv6Network = first.parse().unwrap();
+        Some(Ipv6Network::new(first.network(), first.prefix()).unwrap())
     }
 
     /// What it logged, the runs before it on this host included.
