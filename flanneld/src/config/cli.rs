@@ -18,7 +18,7 @@ use crate::logging::{At, Modules};
 #[command(
     name = "flanneld",
     about = "A subnet per node from etcd, and pod packets carried in UDP",
-    after_help = "Each flag may also be given as a variable: --etcd-prefix as FLANNELD_ETCD_PREFIX. A flag goes before its variable.",
+    after_help = "Each flag may also be given as a variable: --etcd-prefix as FLANNELD_ETCD_PREFIX. A flag goes before its variable.\n\n`flanneld mk-docker-opts` (or a link of that name) writes options for the Docker daemon; -h lists its flags.",
     disable_version_flag = true
 )]
 pub struct Cli {
