@@ -1,6 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 32;
@@ -32,8 +34,62 @@ impl Ready {
     }
 }
 
-/// Serves for ever.
-pub async fn serve(listener: TcpListener, ready: Ready, registry: Arc<Registry>) {
+/// The health server; it ends with the value.
+#[derive(Debug)]
+pub struct Health {
+    address: SocketAddr,
+    listener: Arc<TcpListener>,
+    ready: Ready,
+    registry: Arc<Registry>,
+    task: JoinHandle<()>,
+}
+
+impl Health {
+    /// Serves on this address, or on what another process that served there passed on.
+    pub async fn open(
+        address: SocketAddr,
+        given: Option<std::net::TcpListener>,
+        ready: Ready,
+        registry: Arc<Registry>,
+    ) -> anyhow::Result<Health> {
+        let listener = Arc::new(match given {
+            Some(given) => TcpListener::from_std(given)?,
+            None => listen(address).await?,
+        });
+        let task = tokio::spawn(serve(listener.clone(), ready.clone(), registry.clone()));
+        Ok(Health { address, listener, ready, registry, task })
+    }
+
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections: another process with the same descriptor does.
+    pub fn pause(&self) {
+        self.task.abort();
+    }
+
+    /// Takes connections again.
+    pub fn resume(&mut self) {
+        self.task.abort();
+        self.task = tokio::spawn(serve(self.listener.clone(), self.ready.clone(), self.registry.clone()));
+    }
+}
+
+impl AsFd for Health {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Drop for Health {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(listener: Arc<TcpListener>, ready: Ready, registry: Arc<Registry>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -60,8 +116,7 @@ pub async fn serve(listener: TcpListener, ready: Ready, registry: Arc<Registry>)
     }
 }
 
-/// Binds where health is served.
-pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     use anyhow::Context;
     TcpListener::bind(address)
         .await

@@ -26,9 +26,17 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
+    let ready = cli.asks_readiness();
     let config = cli.config()?;
     // The control side is one thread; the data path has two of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if ready {
+        let path = config.socket();
+        if !runtime.block_on(daemon::is_ready(&path))? {
+            anyhow::bail!("no flanneld of this container carries packets (asked by {})", path.display());
+        }
+        return Ok(());
+    }
     runtime.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::select! {

@@ -2,27 +2,45 @@
 //! when somebody takes a part of it away.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use hostnet::Netlink;
 use ipnetwork::{IpNetwork, Ipv4Network};
+use serde::{Deserialize, Serialize};
 
 use super::kernel::{self, Desired, Scope};
 use super::{BackendKind, host_gw, udp, vxlan};
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
+use crate::datapath::pass::Given;
+use crate::datapath::path::Level;
 use crate::iface::External;
 use crate::lease::key::{Advert, Lease};
 use crate::route::{Handle, Table};
 
 /// What packets are carried by.
 enum Way {
-    Udp { port: u16, options: udp::Options, routes: Handle, meters: Meters, engine: Option<Engine> },
+    Udp {
+        port: u16,
+        options: udp::Options,
+        routes: Handle,
+        meters: Meters,
+        engine: Option<Engine>,
+        given: Option<Given>,
+    },
     Vxlan(vxlan::Device),
     HostGw,
     Nothing,
+}
+
+/// What a data path has to be like that one process starts and another one goes on with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    listen: SocketAddrV4,
+    level: Level,
 }
 
 /// See the module.
@@ -49,7 +67,7 @@ impl Carrier {
     ) -> Result<Carrier> {
         let way = match network.backend {
             BackendKind::Udp { port } => {
-                Way::Udp { port, options, routes: Handle::default(), meters, engine: None }
+                Way::Udp { port, options, routes: Handle::default(), meters, engine: None, given: None }
             }
             BackendKind::Vxlan(options) => {
                 let mac = vxlan::choose_mac(&netlink, &options, &leases, external.public).await?;
@@ -101,6 +119,38 @@ impl Carrier {
         }
     }
 
+    /// What it could go on with, if another process passed it on.
+    pub fn wish(&self) -> Option<Wish> {
+        match &self.way {
+            Way::Udp { port, options, .. } => {
+                Some(Wish { listen: SocketAddrV4::new(self.external.address, *port), level: options.level })
+            }
+            _ => None,
+        }
+    }
+
+    /// Goes on with that from its next start on.
+    pub fn inherit(&mut self, inherited: Option<Given>) {
+        if let Way::Udp { given, .. } = &mut self.way {
+            *given = inherited;
+        }
+    }
+
+    /// What is passed on to a process with this wish, while packets are carried as before. If there is nothing that it could go on
+    /// with, this one lets go of what it has.
+    pub fn pass_on(&mut self, wish: Option<&Wish>) -> Vec<BorrowedFd<'_>> {
+        let fits = wish.is_some() && self.wish().as_ref() == wish;
+        match &mut self.way {
+            Way::Udp { engine, .. } => {
+                if !fits {
+                    *engine = None;
+                }
+                engine.as_ref().map(Engine::descriptors).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Stops what belongs to an earlier lease, and makes what this one needs.
     pub async fn start(&mut self, own: Ipv4Network) -> Result<()> {
         if let Way::Udp { engine, .. } = &mut self.way {
@@ -137,14 +187,15 @@ impl Carrier {
 
     /// Mends what somebody took away: device, address, routes, or a data path that ended.
     pub async fn mend(&mut self, own: Ipv4Network) -> Result<()> {
-        if let Way::Udp { port, options, routes, meters, engine } = &mut self.way
+        if let Way::Udp { port, options, routes, meters, engine, given } = &mut self.way
             && !engine.as_ref().is_some_and(Engine::is_alive)
         {
             if engine.take().is_some() {
                 tracing::warn!("the data path ended; starting it again");
             }
             let address = SocketAddrV4::new(self.external.address, *port);
-            *engine = Some(udp::start(address, own, *options, routes.clone(), meters.clone())?);
+            let shared = (routes.clone(), meters.clone());
+            *engine = Some(udp::start(address, own, *options, shared, given.take())?);
         }
         self.sync(own).await
     }

@@ -10,6 +10,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use super::kernel::{self, Desired, refuse};
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::{Engine, Parts};
+use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
 use crate::datapath::udp::Udp;
@@ -48,20 +49,28 @@ impl Options {
     }
 }
 
-/// Attaches to the device, which is made if it isn't there, and carries packets. The tunnel's own address is the subnet's first,
-/// which no pod gets.
+/// Attaches to the device, which is made if it isn't there, and carries packets; or goes on with the queues and sockets that
+/// another process passed on. The tunnel's own address is the subnet's first, which no pod gets.
 pub fn start(
     address: SocketAddrV4,
     own: Ipv4Network,
     options: Options,
-    routes: Handle,
-    meters: Meters,
+    (routes, meters): (Handle, Meters),
+    given: Option<Given>,
 ) -> Result<Engine> {
     let (queues, level) = (options.queues(), options.level);
-    let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
-        format!("cannot listen on UDP {address}: does another flanneld run on this host?")
-    })?;
-    let tun = Tun::open(DEVICE, queues, level, &meters.path)?;
+    let (tun, udp) = match given {
+        Some(Given { alone, queues, sockets }) => {
+            let udp = Udp::adopt(sockets, level, meters.path.clone());
+            (Tun::adopt(DEVICE, (alone, queues), level, &meters.path)?, udp)
+        }
+        None => {
+            let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
+                format!("cannot listen on UDP {address}: does another flanneld run on this host?")
+            })?;
+            (Tun::open(DEVICE, queues, level, &meters.path)?, udp)
+        }
+    };
     Ok(Engine::start(Parts { tun, udp, routes, own: own.network(), level, meters })?)
 }
 

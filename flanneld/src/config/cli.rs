@@ -19,7 +19,9 @@ use crate::logging::{At, Modules};
     name = "flanneld",
     about = "A subnet per node from etcd, and pod packets carried in UDP",
     after_help = "Each flag may also be given as a variable: --etcd-prefix as FLANNELD_ETCD_PREFIX. A flag goes before its variable.\n\n`flanneld mk-docker-opts` (or a link of that name) writes options for the Docker daemon; -h lists its flags.",
-    disable_version_flag = true
+    disable_version_flag = true,
+    // As with Go's flags the last one counts.
+    args_override_self = true
 )]
 pub struct Cli {
     /// Comma-delimited list of etcd endpoints
@@ -221,6 +223,14 @@ pub struct Cli {
         help_heading = "Logs"
     )]
     pub(super) log_backtrace_at: At,
+
+    /// If another flanneld with this subnet file runs on this host, take its place without a gap; it then stands by until it is ended
+    #[arg(long, env = "FLANNELD_TAKE_OVER", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true, help_heading = "Upgrade")]
+    pub(super) take_over: Switch,
+    /// Ask the flanneld of this container, or of this host, whether it carries packets, and exit: 0 if it does (for probes)
+    #[arg(long, env = "FLANNELD_READY", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true, help_heading = "Upgrade")]
+    pub(super) ready: Switch,
+
     /// Print version and exit
     #[arg(long, env = "FLANNELD_VERSION", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true)]
     pub(super) version: Switch,

@@ -44,6 +44,15 @@ pub struct Config {
     pub datapath: udp::Options,
     /// Where health and metrics are served.
     pub healthz: Option<SocketAddr>,
+    /// Take the place of a flanneld that runs.
+    pub take_over: bool,
+}
+
+impl Config {
+    /// The socket by which this host's flanneld is spoken to, beside the subnet file.
+    pub fn socket(&self) -> PathBuf {
+        self.subnet_file.with_extension("sock")
+    }
 }
 
 /// How the external interface is found; the first of these that is given counts.
@@ -80,6 +89,11 @@ impl Cli {
     /// Whether only the version is asked for.
     pub fn wants_version(&self) -> bool {
         self.version.0
+    }
+
+    /// Whether a flanneld that runs is only asked whether it carries packets.
+    pub fn asks_readiness(&self) -> bool {
+        self.ready.0
     }
 
     /// What is logged.
@@ -122,6 +136,7 @@ impl Cli {
             forward_rules: self.iptables_forward_rules.0,
             resync: Duration::from_secs(self.iptables_resync.max(1)),
             datapath: udp::Options { level: self.datapath, queues: self.datapath_queues },
+            take_over: self.take_over.0,
             healthz: (self.healthz_port != 0).then(|| SocketAddr::new(self.healthz_ip, self.healthz_port)),
         })
     }
@@ -190,6 +205,14 @@ mod tests {
         assert_eq!(config.etcd.prefix, "/other");
         assert_eq!(config.etcd.endpoints.len(), 2);
         assert_eq!(config.healthz.unwrap().port(), 8081);
+    }
+
+    #[test]
+    fn the_last_of_a_flag_counts_and_interfaces_add_up() {
+        let config = config(&["--etcd-prefix=/a", "--iface=a", "--etcd-prefix=/b", "--iface=b"]).unwrap();
+        assert_eq!(config.etcd.prefix, "/b");
+        assert_eq!(config.iface, IfaceChoice::Named(vec!["a".into(), "b".into()]));
+        assert_eq!(config.socket(), PathBuf::from("/run/flannel/subnet.sock"));
     }
 
     #[test]

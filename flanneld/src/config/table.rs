@@ -3,7 +3,7 @@
 use super::Cli;
 
 /// Name, default and a value that must be understood: all of flannel's flags, except `public-ipv6`.
-const FLAGS: [(&str, &str, &str); 33] = [
+const FLAGS: [(&str, &str, &str); 35] = [
     ("etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379", "http://192.0.2.1:2379"),
     ("etcd-prefix", "/coreos.com/network", "/other"),
     ("etcd-keyfile", "", "/key"),
@@ -35,6 +35,8 @@ const FLAGS: [(&str, &str, &str); 33] = [
     ("log_backtrace_at", "", "keep.rs:41"),
     ("version", "false", "true"),
     // Ours.
+    ("take-over", "false", "true"),
+    ("ready", "false", "true"),
     ("subnet-lease-ttl", "86400", "60"),
     ("datapath", "offload", "plain"),
     ("datapath-queues", "", "2"),

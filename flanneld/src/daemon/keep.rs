@@ -10,7 +10,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::feed::{Feed, Item};
 use super::insist;
 use super::node::Node;
+use super::place::Place;
 use super::renewal::{Renewal, wait_until};
+use super::succession::Successor;
 use crate::lease::follow::{Follower, News};
 use crate::lease::keeper::{Keeper, Owned};
 use crate::lease::store::LeaseStore;
@@ -21,44 +23,51 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOGGED_KEY: usize = 80;
 
 impl Node {
-    /// Follows the others and keeps the own lease, for ever.
+    /// Follows the others and keeps the own lease, until another process has taken the place.
     pub(super) async fn keep(
         &mut self,
-        store: Arc<dyn LeaseStore>,
-        keeper: Keeper,
+        (store, keeper): (Arc<dyn LeaseStore>, Keeper),
         mut owned: Owned,
-    ) -> Result<()> {
-        let mut follower = Follower::new(self.network().clone());
+        mut follower: Follower,
+        place: &mut Place,
+    ) -> Result<Successor> {
         loop {
             let feed = Feed::new(store.clone());
             let renewal = Renewal::new(keeper.clone(), &owned);
-            self.follow(feed, renewal, &mut follower, &mut owned).await;
+            let end = self.follow(feed, renewal, &mut follower, &mut owned, place).await;
+            if let End::HandedOver(successor) = end {
+                return Ok(successor);
+            }
             // Lost: nothing is forwarded until there is another.
             self.stand_still(&owned).await;
             tracing::warn!(subnet = %owned.lease.subnet, "the lease is lost; taking it again, or another");
             let lost = owned;
-            owned = insist(async || keeper.retake(&lost).await).await;
+            owned = match place.unless_left(insist(async || keeper.retake(&lost).await)).await {
+                Ok(owned) => owned,
+                Err(successor) => return Ok(successor),
+            };
             if owned.lease.subnet != lost.lease.subnet {
-                self.settle(&owned).await?;
+                self.settle(&owned, &follower).await?;
             }
         }
     }
 
-    /// Until the own lease is not ours any more. While etcd is away the routes stay as they are.
+    /// Until the own lease is not ours any more, or another process has the place. While etcd is away the routes stay as they are.
     async fn follow(
         &mut self,
         mut feed: Feed,
         mut renewal: Renewal,
         follower: &mut Follower,
         owned: &mut Owned,
-    ) {
+        place: &mut Place,
+    ) -> End {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 item = feed.next() => {
                     if self.take(item, follower, owned).await {
-                        return;
+                        return End::Lost;
                     }
                 }
                 renewed = renewal.next(owned) => match renewed {
@@ -66,9 +75,15 @@ impl Node {
                         *owned = renewed;
                         self.publish(follower, owned).await;
                     }
-                    None => return,
+                    None => return End::Lost,
                 },
-                () = wait_until(owned.safe_until()) => return,
+                () = wait_until(owned.safe_until()) => return End::Lost,
+                mut successor = place.successor() => {
+                    if self.hand_over(place, &mut successor, owned).await {
+                        return End::HandedOver(successor);
+                    }
+                    self.look(owned).await;
+                }
                 _ = look.tick() => self.look(owned).await,
             }
         }
@@ -82,6 +97,14 @@ impl Node {
         }
         lost
     }
+}
+
+/// Why the leases are followed no more.
+enum End {
+    /// The own one is not ours.
+    Lost,
+    /// Another process has the place.
+    HandedOver(Successor),
 }
 
 /// Takes over news into the picture; whether the own lease is not ours any more by them.
@@ -101,7 +124,7 @@ pub(super) fn absorb(item: Item, follower: &mut Follower, owned: &Owned) -> bool
 }
 
 fn is_ours(follower: &Follower, owned: &Owned) -> bool {
-    follower.lease(owned.lease.subnet).is_some_and(|lease| lease.public_ip == owned.lease.public_ip)
+    follower.lease(owned.lease.subnet).is_some_and(|lease| owned.is_of(lease.public_ip))
 }
 
 fn tell(news: &[News], owned: &Owned) {

@@ -6,15 +6,18 @@
 //! ```
 //!
 //! [`feed`] and [`renewal`] ask etcd and never hold up the rest; [`keep`] is the loop over them; [`node`] is what a lease means
-//! on this host.
+//! on this host. [`place`] is what only one flanneld of a host has, and [`succession`] how the next one gets it.
 
 mod feed;
 mod keep;
 mod metrics;
 mod node;
+mod place;
 mod renewal;
 #[cfg(test)]
 mod sim;
+mod socket;
+mod succession;
 mod told;
 
 use std::sync::Arc;
@@ -30,17 +33,19 @@ use crate::chance;
 use crate::config::Config;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
-use crate::http::{self, Ready};
+use crate::http::Ready;
 use crate::iface;
 use crate::lease::etcd::Etcd;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::{Keeper, KeeperError, Owned, Settings};
-use crate::lease::key::Lease;
 use crate::lease::store::LeaseStore;
 use crate::notify;
 use crate::subnet_env;
 use metrics::Metrics;
 use node::Node;
+use place::Place;
+pub use socket::is_ready;
+use succession::{Predecessor, Request, Successor};
 use told::Told;
 
 /// Between two questions to an etcd that does not answer, at the most; a part of it is by chance.
@@ -55,14 +60,101 @@ pub async fn run(config: Config) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("flanneld makes a device, routes and rules: run it as root (or with CAP_NET_ADMIN as uid 0)");
     }
+    let mut predecessor = meet(&config).await?;
+    loop {
+        let successor = life(config.clone(), predecessor.take()).await?;
+        tracing::info!("handed over; standing by until this process is ended, or the other one does");
+        successor.gone().await;
+        socket::vacant(&config.socket()).await?;
+        tracing::warn!("the flanneld that had taken over is gone; taking its place");
+    }
+}
+
+/// The flanneld that runs here, if this one is to take its place.
+async fn meet(config: &Config) -> Result<Option<Predecessor>> {
+    let path = config.socket();
+    let Some(stream) = socket::connect(&path).await? else { return Ok(None) };
+    if !config.take_over {
+        let pid = stream.peer_cred()?.pid().filter(|pid| *pid != 0);
+        bail!(
+            "another flanneld{} runs on this host with the subnet file {}: end it first, or start this one with --take-over, \
+             which takes its place without a gap",
+            pid.map_or(String::new(), |pid| format!(" (process {pid})")),
+            config.subnet_file.display()
+        );
+    }
+    Ok(Some(Predecessor::new(stream)))
+}
+
+/// From the start until another process has the place.
+async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Successor> {
     let mut registry = Registry::default();
     let meters = Meters::register(&mut registry);
     let metrics = Metrics::register(&mut registry);
-    let ready = Ready::default();
-    if let Some(address) = config.healthz {
-        let listener = http::listen(address).await?;
-        tokio::spawn(http::serve(listener, ready.clone(), Arc::new(registry)));
-    }
+    let (ready, registry) = (Ready::default(), Arc::new(registry));
+    let start = start(&config, meters);
+    let (mut place, mut started, inherited) = match &mut predecessor {
+        None => {
+            let mut place = Place::open(&config, ready.clone(), registry, None).await?;
+            match place.unless_left(start).await {
+                Ok(started) => (place, started?, None),
+                Err(successor) => return Ok(successor),
+            }
+        }
+        Some(predecessor) => {
+            // The other one goes on meanwhile, however long it takes.
+            let started = start.await?;
+            let request = Request::new(config.healthz, started.carrier.wish());
+            let mut inherited = match predecessor.ask(&request).await {
+                Ok(inherited) => Some(inherited),
+                Err(error) if socket::connect(&config.socket()).await?.is_some() => return Err(error),
+                Err(_) => {
+                    tracing::info!("the flanneld that ran here has ended by itself");
+                    None
+                }
+            };
+            let health = inherited.as_mut().and_then(|inherited| inherited.health.take());
+            (Place::open(&config, ready.clone(), registry, health).await?, started, inherited)
+        }
+    };
+    let keeper = started.keeper;
+    let owned = inherited.as_ref().and_then(|it| keeper.adopt(it.lease.as_ref()?, it.asked));
+    let predecessor = predecessor.filter(|_| inherited.is_some());
+    started.carrier.inherit(inherited.and_then(|inherited| inherited.given));
+    let owned = match owned {
+        Some(owned) => owned,
+        None => {
+            let previous = subnet_env::previous(&config.subnet_file);
+            let acquired = insist(async || keeper.acquire(previous).await);
+            match place.unless_left(acquired).await {
+                Ok(owned) => owned,
+                Err(successor) => return Ok(successor),
+            }
+        }
+    };
+    let host = node::Host { config, changes: started.changes, network: started.network };
+    let mut node = Node::new(host, started.carrier, metrics, ready);
+    node.settle(&owned, &started.follower).await?;
+    notify::ready();
+    // For as long as this connection lasts the other one stands by.
+    let _standing_by = match predecessor {
+        Some(predecessor) => Some(predecessor.carrying().await?),
+        None => None,
+    };
+    node.keep((started.store, keeper), owned, started.follower, &mut place).await
+}
+
+/// What there is before the lease.
+struct Started {
+    changes: Changes,
+    store: Arc<dyn LeaseStore>,
+    network: NetworkConfig,
+    follower: Follower,
+    carrier: Carrier,
+    keeper: Keeper,
+}
+
+async fn start(config: &Config, meters: Meters) -> Result<Started> {
     let netlink = Netlink::connect()?;
     let changes = Changes::listen()?;
     let external = iface::find(&netlink, &config.iface, config.public_ip).await?;
@@ -70,10 +162,10 @@ pub async fn run(config: Config) -> Result<()> {
     let store: Arc<dyn LeaseStore> = Arc::new(Etcd::connect(&config.etcd).await?);
     let network = network_config(store.as_ref()).await?;
     tracing::info!(network = %network.network, backend = ?network.backend, "found network config");
-
-    let before = leases(store.as_ref(), &network).await;
+    let follower = leases(store.as_ref(), &network).await;
+    let known = follower.leases().cloned().collect();
     let carrier =
-        Carrier::prepare(netlink, &network, external.clone(), (config.datapath, meters), before).await?;
+        Carrier::prepare(netlink, &network, external.clone(), (config.datapath, meters), known).await?;
     let carrier = carrier.with_blackhole(config.blackhole);
     let settings = Settings {
         network: network.clone(),
@@ -83,13 +175,7 @@ pub async fn run(config: Config) -> Result<()> {
         margin: config.renew_margin,
     };
     let keeper = Keeper::new(store.clone(), settings);
-    let previous = subnet_env::previous(&config.subnet_file);
-    let owned = insist(async || keeper.acquire(previous).await).await;
-    let host = node::Host { config, changes, network };
-    let mut node = Node::new(host, carrier, metrics, ready);
-    node.settle(&owned).await?;
-    notify::ready();
-    node.keep(store, keeper, owned).await
+    Ok(Started { changes, store, network, follower, carrier, keeper })
 }
 
 /// The network's configuration; asked for until it is there.
@@ -107,14 +193,14 @@ async fn network_config(store: &dyn LeaseStore) -> Result<NetworkConfig> {
 }
 
 /// The leases that are there now; asked for until they are told.
-async fn leases(store: &dyn LeaseStore, network: &NetworkConfig) -> Vec<Lease> {
+async fn leases(store: &dyn LeaseStore, network: &NetworkConfig) -> Follower {
     let mut follower = Follower::new(network.clone());
     let mut told = Told::default();
     loop {
         match store.list().await {
             Ok(snapshot) => {
                 follower.replace(&snapshot.records);
-                return follower.leases().cloned().collect();
+                return follower;
             }
             Err(error) => told.once(&error, |error| tracing::warn!("cannot list the leases: {error}")),
         }

@@ -5,6 +5,8 @@ use hostnet::Changes;
 use tokio::time::Instant;
 
 use super::metrics::Metrics;
+use super::place::Place;
+use super::succession::Successor;
 use super::told::Told;
 use crate::backend::carrier::Carrier;
 use crate::config::Config;
@@ -47,12 +49,10 @@ impl Node {
         }
     }
 
-    pub(super) fn network(&self) -> &NetworkConfig {
-        &self.host.network
-    }
-
     /// Brings device, rules and subnet.env into the state that a lease asks for.
-    pub(super) async fn settle(&mut self, owned: &Owned) -> Result<()> {
+    pub(super) async fn settle(&mut self, owned: &Owned, follower: &Follower) -> Result<()> {
+        // Before anything is carried: a data path without routes would drop what waits for it.
+        self.publish(follower, owned).await;
         self.carrier.start(owned.lease.subnet).await?;
         let mtu = self.carrier.mtu();
         self.rules.put(&self.wanted_rules(owned))?;
@@ -65,7 +65,19 @@ impl Node {
         let path = &self.host.config.subnet_file;
         env.write(path).with_context(|| format!("cannot write {}", path.display()))?;
         tracing::info!(file = %path.display(), mtu, "wrote subnet file");
+        self.ready.set(self.carrier.is_alive());
         Ok(())
+    }
+
+    /// Lets another process take the place; whether it carries packets now. If not, all goes on here.
+    pub(super) async fn hand_over(
+        &mut self,
+        place: &mut Place,
+        successor: &mut Successor,
+        owned: &Owned,
+    ) -> bool {
+        let descriptors = self.carrier.pass_on(successor.request.carrier.as_ref());
+        place.leave(successor, Some(owned.pass()), &descriptors).await
     }
 
     /// Forwards nothing until there are routes again.
@@ -82,7 +94,7 @@ impl Node {
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
         self.ready.set(self.carrier.is_alive());
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
-        let others = follower.leases().filter(|lease| lease.public_ip != owned.lease.public_ip);
+        let others = follower.leases().filter(|lease| !owned.is_of(lease.public_ip));
         let until = owned.safe_until().map(Instant::into_std);
         if let Err(error) = self.carrier.publish(owned.lease.subnet, others, until).await {
             let error = format!("{error:#}");

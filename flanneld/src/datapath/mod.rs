@@ -9,8 +9,8 @@
 //! sent in one call; what arrives is judged packet by packet and joined again. Over the wire goes a bare inner packet a
 //! datagram, whatever the other side makes of it.
 //!
-//! `tun` and `udp` move batches to and from the kernel, `engine` is the loops and decides nothing. All else is pure: bytes
-//! and a table in, verdicts and ranges out, no clock, no file.
+//! `tun` and `udp` move batches to and from the kernel, `engine` is the loops and decides nothing, `pass` hands queues and
+//! sockets to the next process. All else is pure: bytes and a table in, verdicts and ranges out, no clock, no file.
 
 pub mod buffer;
 pub mod checksum;
@@ -22,6 +22,7 @@ pub mod icmp;
 pub mod layers;
 pub mod outbox;
 pub mod packet;
+pub mod pass;
 pub mod path;
 pub mod split;
 pub mod tun;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::allocate;
@@ -45,7 +46,22 @@ pub struct Owned {
     pub held: Held,
     /// Written without an end by somebody who wanted this node to have it (a reservation): it is not renewed.
     pub reserved: bool,
+    /// What it says in the store, if that is something else: it is written anew as soon as can be.
+    told: Option<Lease>,
     asked: Instant,
+    ttl: Duration,
+}
+
+/// A lease as one process leaves it to the next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Passed {
+    key: String,
+    value: String,
+    mod_revision: i64,
+    lease_id: i64,
+    reserved: bool,
+    /// Since it was asked for.
+    age: Duration,
     ttl: Duration,
 }
 
@@ -53,6 +69,25 @@ impl Owned {
     /// Until when it is certainly ours: its end, counted from before it was asked for, less a tenth for clocks that drift.
     pub fn safe_until(&self) -> Option<Instant> {
         (!self.reserved).then(|| self.asked + self.ttl.mul_f64(0.9))
+    }
+
+    /// Whether a lease is this host's, by the address under which it is known or was until now.
+    pub fn is_of(&self, ip: Ipv4Addr) -> bool {
+        ip == self.lease.public_ip || self.told.as_ref().is_some_and(|told| ip == told.public_ip)
+    }
+
+    /// For the process that takes this one's place.
+    pub fn pass(&self) -> Passed {
+        let told = self.told.as_ref().unwrap_or(&self.lease);
+        Passed {
+            key: encode_key(told.subnet),
+            value: told.encode(),
+            mod_revision: self.held.mod_revision,
+            lease_id: self.held.lease_id,
+            reserved: self.reserved,
+            age: self.asked.elapsed(),
+            ttl: self.ttl,
+        }
     }
 }
 
@@ -115,6 +150,19 @@ impl Keeper {
         self.acquire(Some(lost.lease.subnet)).await
     }
 
+    /// Goes on with a lease that another process of this host has passed on, which told of it after `asked`. It says what this process
+    /// wants it to say as soon as can be. None if the network does not hand out its subnet any more.
+    pub fn adopt(&self, passed: &Passed, asked: Instant) -> Option<Owned> {
+        let told = Lease::decode(&passed.key, passed.value.as_bytes()).ok()?;
+        let held = Held { mod_revision: passed.mod_revision, lease_id: passed.lease_id };
+        let Settings { network, public_ip, backend, .. } = &self.settings;
+        let lease = Lease { subnet: told.subnet, public_ip: *public_ip, backend: backend.clone() };
+        let told = Some(told).filter(|told| *told != lease);
+        let asked = asked.checked_sub(passed.age)?;
+        let (reserved, ttl) = (passed.reserved, passed.ttl);
+        network.hands_out(lease.subnet).then_some(Owned { lease, held, reserved, told, asked, ttl })
+    }
+
     /// Renews a lease; none if it is not ours any more.
     pub async fn renew(&self, owned: &Owned) -> Result<Option<Owned>, StoreError> {
         let renewed = self.write(&owned.lease, owned.held.mod_revision, owned.reserved).await?;
@@ -124,8 +172,12 @@ impl Keeper {
         Ok(renewed)
     }
 
-    /// When a lease is due to be renewed: a margin before its end, at the latest after half of its life.
+    /// When a lease is due to be renewed: a margin before its end, at the latest after half of its life; at once if it doesn't say
+    /// what it should.
     pub fn due(&self, owned: &Owned) -> Option<Instant> {
+        if owned.told.is_some() {
+            return Some(owned.asked);
+        }
         let margin = self.settings.margin.min(owned.ttl / 2);
         (!owned.reserved).then(|| owned.asked + owned.ttl - margin)
     }
@@ -172,7 +224,7 @@ impl Keeper {
 
     fn owned(&self, lease: Lease, held: Held, reserved: bool, asked: Instant) -> Owned {
         let ttl = Duration::from_secs(u64::try_from(self.settings.ttl).unwrap_or(0));
-        Owned { lease, held, reserved, asked, ttl }
+        Owned { lease, held, reserved, told: None, asked, ttl }
     }
 }
 
@@ -294,6 +346,29 @@ mod tests {
         assert_eq!(store.list().await.unwrap().records.len(), 1);
         let other = keeper(&store, 2, LARGE).acquire(Some(owned.lease.subnet)).await.unwrap();
         assert_ne!(other.lease.subnet, owned.lease.subnet, "nobody else takes it");
+    }
+
+    #[tokio::test]
+    async fn what_is_passed_on_is_renewed_by_the_next_process_only() {
+        let store = Memory::default();
+        let (old, new) = (keeper(&store, 1, LARGE), keeper(&store, 1, LARGE));
+        let owned = old.acquire(None).await.unwrap();
+        let asked = Instant::now();
+        let adopted = new.adopt(&owned.pass(), asked).unwrap();
+        assert_eq!((&adopted.lease, adopted.held), (&owned.lease, owned.held));
+        assert!(adopted.safe_until() <= owned.safe_until(), "not a moment longer");
+        assert!(new.due(&adopted).unwrap() > Instant::now(), "nothing to say anew");
+        let renewed = new.renew(&adopted).await.unwrap().unwrap();
+        assert!(old.renew(&owned).await.unwrap().is_none(), "they do not fight");
+        assert!(new.renew(&renewed).await.unwrap().is_some());
+
+        // It is reached elsewhere, and says so at once.
+        let moved = keeper(&store, 9, LARGE);
+        let adopted = moved.adopt(&renewed.pass(), Instant::now()).unwrap();
+        assert!(moved.due(&adopted).unwrap() <= Instant::now());
+        assert!(adopted.is_of(owned.lease.public_ip) && adopted.is_of(adopted.lease.public_ip));
+        let elsewhere = keeper(&store, 1, r#"{"Network":"10.6.0.0/16"}"#);
+        assert!(elsewhere.adopt(&renewed.pass(), Instant::now()).is_none());
     }
 
     #[tokio::test]

@@ -26,6 +26,8 @@ use crate::route::Handle;
 /// The running data path; dropping it ends all threads.
 #[derive(Debug)]
 pub struct Engine {
+    shared: Arc<Shared>,
+    queues: usize,
     stop: Option<PipeWriter>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -59,17 +61,27 @@ impl Engine {
     /// Starts both directions on as many queues as both ends have.
     pub fn start(mut parts: Parts) -> std::io::Result<Engine> {
         let queues = parts.udp.count().min(parts.tun.queues().len());
+        // A queue or socket that nobody reads would swallow what the kernel puts there.
         parts.tun.keep(queues);
+        parts.udp.keep(queues);
         parts.announce(queues);
         let (stop, writer) = pipe()?;
         let shared = Arc::new(Shared { parts, stop });
-        let mut engine = Engine { stop: Some(writer), threads: Vec::new() };
+        let mut engine = Engine { shared: shared.clone(), queues, stop: Some(writer), threads: Vec::new() };
         for queue in 0..queues {
             let (out, into) = (shared.clone(), shared.clone());
             engine.spawn(format!("flannel-out{queue}"), move || outbound::run(&out, queue))?;
             engine.spawn(format!("flannel-in{queue}"), move || inbound::run(&into, queue))?;
         }
         Ok(engine)
+    }
+
+    /// What the next process needs to carry on with these queues and sockets; see [`super::pass::Given`].
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let Parts { tun, udp, .. } = &self.shared.parts;
+        let queues = tun.queues()[..self.queues].iter().map(AsFd::as_fd);
+        let sockets = (0..self.queues).map(|queue| udp.fd(queue));
+        std::iter::once(tun.alone()).chain(queues).chain(sockets).collect()
     }
 
     fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 const WORD: usize = size_of::<libc::c_int>();
 
 nix::ioctl_write_ptr_bad!(set_iff, nix::request_code_write!(b'T', 202, WORD), libc::ifreq);
+nix::ioctl_read_bad!(get_iff, nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()), libc::ifreq);
 nix::ioctl_write_int_bad!(set_persist, nix::request_code_write!(b'T', 203, WORD));
 nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, WORD));
 nix::ioctl_write_ptr_bad!(set_vnet_hdr_size, nix::request_code_write!(b'T', 216, WORD), libc::c_int);
@@ -34,6 +35,20 @@ pub(super) fn attach(file: &File, name: &str, flags: Flags) -> Result<(), Errno>
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | multi | vnet) as libc::c_short;
     // SAFETY: the kernel reads one ifreq through the pointer, which lives until the call returns.
     unsafe { set_iff(file.as_raw_fd(), &request) }.map(drop)
+}
+
+/// To which device a queue is attached, and how.
+pub(super) fn attached(file: &File) -> Result<(String, Flags), Errno> {
+    // SAFETY: an all-zero ifreq is valid: it holds numbers and a union of numbers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one ifreq through the pointer, which lives until the call returns.
+    unsafe { get_iff(file.as_raw_fd(), &raw mut request) }?;
+    let name = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]).take_while(|byte| *byte != 0);
+    // SAFETY: this call fills in the flags, which are a number.
+    let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+    let has = |flag| flags & flag != 0;
+    let flags = Flags { multi: has(libc::IFF_MULTI_QUEUE), vnet: has(libc::IFF_VNET_HDR) };
+    Ok((name.map(char::from).collect(), flags))
 }
 
 /// Whether the device stays when nobody is attached.

@@ -8,6 +8,7 @@ mod queue;
 pub use queue::Queue;
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -44,6 +45,14 @@ pub enum TunError {
     /// The kernel refused.
     #[error("cannot set up {0}: {1}")]
     Setup(String, Errno),
+    /// Queues that another process passed on.
+    #[error("what was passed on is attached to {there}, not to {name} as this process would make it")]
+    Foreign {
+        /// The device that is wanted.
+        name: String,
+        /// The one that it is.
+        there: String,
+    },
     /// A name that is too long for an interface.
     #[error("{0} is no name for an interface")]
     Name(String),
@@ -54,7 +63,7 @@ pub enum TunError {
 pub struct Tun {
     queues: Vec<Queue>,
     /// A device with several queues can be attached to by several processes, which would take packets from each other.
-    _alone: UnixDatagram,
+    alone: UnixDatagram,
 }
 
 impl Tun {
@@ -67,16 +76,48 @@ impl Tun {
         let setup = |errno| TunError::Setup(name.to_owned(), errno);
         let (first, flags) = first(name, level)?;
         ioctl::persist(&first, true).map_err(setup)?;
-        let features = features(&first, flags.vnet).map_err(setup)?;
-        path.set(Feature::TunTso, features & TSO == TSO);
-        path.set(Feature::TunUso, features & USO == USO);
-        path.set(Feature::Join, features & TSO == TSO);
         let mut files = vec![first];
         if flags.multi {
             files.extend((1..queues).map_while(|_| attach(name, flags).ok()));
         }
+        Tun::of(files, alone, flags, path).map_err(setup)
+    }
+
+    /// Of queues of this device that another process passed on; as many as it had.
+    pub fn adopt(
+        name: &str,
+        (alone, queues): (OwnedFd, Vec<OwnedFd>),
+        level: Level,
+        path: &Path,
+    ) -> Result<Tun, TunError> {
+        let files: Vec<File> = queues.into_iter().map(File::from).collect();
+        let vnet = level == Level::Offload;
+        let mut multi = false;
+        for file in &files {
+            let (there, flags) =
+                ioctl::attached(file).map_err(|errno| TunError::Setup(name.to_owned(), errno))?;
+            if there != name || flags.vnet != vnet {
+                return Err(TunError::Foreign { name: name.to_owned(), there });
+            }
+            multi = flags.multi;
+        }
+        let flags = Flags { multi, vnet };
+        Tun::of(files, alone.into(), flags, path).map_err(|errno| TunError::Setup(name.to_owned(), errno))
+    }
+
+    fn of(files: Vec<File>, alone: UnixDatagram, flags: Flags, path: &Path) -> Result<Tun, Errno> {
+        let first = files.first().ok_or(Errno::EBADF)?;
+        let features = features(first, flags.vnet)?;
+        path.set(Feature::TunTso, features & TSO == TSO);
+        path.set(Feature::TunUso, features & USO == USO);
+        path.set(Feature::Join, features & TSO == TSO);
         let queues = files.into_iter().map(|file| Queue::new(file, flags.vnet)).collect();
-        Ok(Tun { queues, _alone: alone })
+        Ok(Tun { queues, alone })
+    }
+
+    /// The name that one process can have.
+    pub fn alone(&self) -> BorrowedFd<'_> {
+        self.alone.as_fd()
     }
 
     /// The queues; the kernel keeps a flow in one of them.

@@ -11,7 +11,7 @@ pub use sender::{Sender, Sent};
 
 use std::io;
 use std::net::{SocketAddrV4, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockopt, setsockopt, socket, sockopt,
@@ -39,6 +39,15 @@ impl Udp {
         if queues > 1 && setsockopt(&sockets[0], sockopt::ReusePort, &true).is_ok() {
             sockets.extend((1..queues).map_while(|_| another(address).ok()));
         }
+        Ok(Udp::of(sockets, level, path))
+    }
+
+    /// Of sockets that another process passed on.
+    pub fn adopt(sockets: Vec<OwnedFd>, level: Level, path: Path) -> Udp {
+        Udp::of(sockets.into_iter().map(UdpSocket::from).collect(), level, path)
+    }
+
+    fn of(sockets: Vec<UdpSocket>, level: Level, path: Path) -> Udp {
         for socket in &sockets {
             // As much as the system's limits allow; less is slower, not wrong.
             if setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
@@ -47,16 +56,21 @@ impl Udp {
             let _ = setsockopt(socket, sockopt::SndBuf, &SOCKET_BUFFER);
         }
         let offload = level == Level::Offload;
-        let cuts = offload && getsockopt(&sockets[0], sockopt::UdpGsoSegment).is_ok();
+        let cuts = offload && sockets.first().is_some_and(|s| getsockopt(s, sockopt::UdpGsoSegment).is_ok());
         let joins = offload && sockets.iter().all(|s| setsockopt(s, sockopt::UdpGroSegment, &true).is_ok());
         path.set(Feature::UdpGso, cuts);
         path.set(Feature::UdpGro, joins);
-        Ok(Udp { sockets, level, path })
+        Udp { sockets, level, path }
     }
 
     /// How many sockets there are.
     pub fn count(&self) -> usize {
         self.sockets.len()
+    }
+
+    /// Closes all but so many.
+    pub fn keep(&mut self, sockets: usize) {
+        self.sockets.truncate(sockets.max(1));
     }
 
     /// What sends by one of them.
