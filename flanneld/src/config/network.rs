@@ -20,6 +20,8 @@ pub struct NetworkConfig {
     pub subnet_max: Ipv4Addr,
     /// How packets are carried.
     pub backend: BackendKind,
+    /// Whether subnets are given out by Kubernetes: then they may be of any length.
+    pub assigned: bool,
 }
 
 /// What is wrong with a configuration.
@@ -66,7 +68,16 @@ impl NetworkConfig {
             return Err(bad("SubnetMin", format!("{subnet_min} lies behind SubnetMax {subnet_max}")));
         }
         let backend = BackendKind::parse(get(map, "Backend"))?;
-        Ok(NetworkConfig { network, subnet_len, subnet_min, subnet_max, backend })
+        Ok(NetworkConfig { network, subnet_len, subnet_min, subnet_max, backend, assigned: false })
+    }
+
+    /// The same where Kubernetes gives out the subnets: what is said of them here counts for nothing, as in flannel.
+    pub fn parse_assigned(text: &str) -> Result<NetworkConfig, BadNetwork> {
+        let mut value: Value = serde_json::from_str(text).map_err(|e| BadNetwork::Json(e.to_string()))?;
+        if let Some(map) = value.as_object_mut() {
+            map.retain(|name, _| !name.to_lowercase().contains("subnet"));
+        }
+        Ok(NetworkConfig { assigned: true, ..NetworkConfig::parse(&value.to_string())? })
     }
 
     /// Whether a subnet is one that this network hands out.
@@ -147,6 +158,16 @@ mod tests {
             assert_eq!((config.subnet_len, config.subnet_min, config.subnet_max), expected, "{text}");
             assert_eq!(config.backend, BackendKind::Udp { port: 8285 });
         }
+    }
+
+    #[test]
+    fn where_kubernetes_gives_them_out_nothing_is_said_of_subnets() {
+        let text =
+            r#"{"Network":"10.244.0.0/16","subnetlen":17,"SubnetMin":"10.9.0.0","Backend":{"Type":"vxlan"}}"#;
+        assert!(NetworkConfig::parse(text).is_err());
+        let config = NetworkConfig::parse_assigned(text).unwrap();
+        assert!(config.assigned && config.network.to_string() == "10.244.0.0/16");
+        assert!(NetworkConfig::parse_assigned("[]").is_err());
     }
 
     #[test]

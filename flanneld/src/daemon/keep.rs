@@ -1,7 +1,6 @@
 //! The loop: the others' leases are followed, the own one is kept, and what somebody took away is mended. No branch waits for
 //! another: that etcd is silent delays neither the end of a lease nor the mending of a route.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,10 +11,10 @@ use super::insist;
 use super::node::Node;
 use super::place::Place;
 use super::renewal::{Renewal, wait_until};
+use super::source::Tenure;
 use super::succession::Successor;
 use crate::lease::follow::{Follower, News};
-use crate::lease::keeper::{Keeper, Owned};
-use crate::lease::store::LeaseStore;
+use crate::lease::keeper::Owned;
 
 /// Between two looks at whether something is to be mended. A look that finds nothing costs two system calls or three.
 const LOOK: Duration = Duration::from_secs(1);
@@ -26,14 +25,13 @@ impl Node {
     /// Follows the others and keeps the own lease, until another process has taken the place.
     pub(super) async fn keep(
         &mut self,
-        (store, keeper): (Arc<dyn LeaseStore>, Keeper),
+        tenure: Tenure,
         mut owned: Owned,
         mut follower: Follower,
         place: &mut Place,
     ) -> Result<Successor> {
         loop {
-            let feed = Feed::new(store.clone());
-            let renewal = Renewal::new(keeper.clone(), &owned);
+            let (feed, renewal) = (tenure.feed(), tenure.renewal(&owned));
             let end = self.follow(feed, renewal, &mut follower, &mut owned, place).await;
             if let End::HandedOver(successor) = end {
                 return Ok(successor);
@@ -42,7 +40,7 @@ impl Node {
             self.stand_still(&owned).await;
             tracing::warn!(subnet = %owned.lease.subnet, "the lease is lost; taking it again, or another");
             let lost = owned;
-            owned = match place.unless_left(insist(async || keeper.retake(&lost).await)).await {
+            owned = match place.unless_left(insist(async || tenure.retake(&lost).await)).await {
                 Ok(owned) => owned,
                 Err(successor) => return Ok(successor),
             };

@@ -10,7 +10,8 @@ use crate::lease::store::StoreError;
 
 /// Renews a lease again and again.
 pub(super) struct Renewal {
-    keeper: Keeper,
+    /// None: nothing is to be renewed.
+    keeper: Option<Keeper>,
     state: State,
     told: Told,
 }
@@ -26,27 +27,32 @@ impl Renewal {
     /// Of this lease.
     pub(super) fn new(keeper: Keeper, owned: &Owned) -> Renewal {
         let state = State::Resting(keeper.due(owned));
-        Renewal { keeper, state, told: Told::default() }
+        Renewal { keeper: Some(keeper), state, told: Told::default() }
+    }
+
+    /// Of what lasts by itself.
+    pub(super) fn never() -> Renewal {
+        Renewal { keeper: None, state: State::Resting(None), told: Told::default() }
     }
 
     /// The lease as it is renewed; none if it is not ours any more. As long as etcd is away it is asked again. It may be dropped
     /// half-way and called again.
     pub(super) async fn next(&mut self, owned: &Owned) -> Option<Owned> {
+        let Some(keeper) = &self.keeper else { return std::future::pending().await };
         loop {
             match &mut self.state {
                 State::Resting(due) => {
                     wait_until(*due).await;
-                    let (keeper, owned) = (self.keeper.clone(), owned.clone());
+                    let (keeper, owned) = (keeper.clone(), owned.clone());
                     self.state = State::Asking(Box::pin(async move {
-                        let silent = |_| Err(StoreError::Unavailable("it does not answer".to_owned()));
+                        let silent = |_| Err(StoreError::Unavailable("etcd does not answer".to_owned()));
                         timeout(PATIENCE, keeper.renew(&owned)).await.unwrap_or_else(silent)
                     }));
                 }
                 State::Asking(answer) => match answer.await {
                     Ok(renewed) => {
                         self.told.over();
-                        self.state =
-                            State::Resting(renewed.as_ref().and_then(|owned| self.keeper.due(owned)));
+                        self.state = State::Resting(renewed.as_ref().and_then(|owned| keeper.due(owned)));
                         return renewed;
                     }
                     Err(error) => {

@@ -138,8 +138,8 @@ impl Follower {
     /// must be outside of the pods' network: packets to it would go into the tunnel again and again.
     fn check(&self, record: &Record) -> Result<Lease, BadLease> {
         let lease = Lease::decode(&record.key, &record.value)?;
-        let inside = self.config.network.contains(lease.subnet.network());
-        if !inside || lease.subnet.prefix() != self.config.subnet_len {
+        let inside = lease.subnet.is_subnet_of(self.config.network);
+        if !inside || !(self.config.assigned || lease.subnet.prefix() == self.config.subnet_len) {
             return Err(BadLease::Foreign);
         }
         if self.config.network.contains(lease.public_ip) {

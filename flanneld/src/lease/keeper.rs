@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::allocate;
 use super::follow::taken;
 use super::key::{Advert, Lease, encode_key};
+use super::kube::node::BadNode;
 use super::store::{Held, LeaseStore, Record, Snapshot, StoreError};
 use crate::chance;
 use crate::config::network::NetworkConfig;
@@ -66,6 +67,12 @@ pub struct Passed {
 }
 
 impl Owned {
+    /// One that Kubernetes assigned: nobody else gets it as long as the node is there.
+    pub fn assigned(lease: Lease, mod_revision: i64) -> Owned {
+        let held = Held { mod_revision, lease_id: 0 };
+        Owned { lease, held, reserved: true, told: None, asked: Instant::now(), ttl: Duration::ZERO }
+    }
+
     /// Until when it is certainly ours: its end, counted from before it was asked for, less a tenth for clocks that drift.
     pub fn safe_until(&self) -> Option<Instant> {
         (!self.reserved).then(|| self.asked + self.ttl.mul_f64(0.9))
@@ -105,6 +112,9 @@ pub enum KeeperError {
     /// Others were faster each time.
     #[error("others took each of the {TRIES} subnets that were tried; trying again")]
     Contended,
+    /// Kubernetes gave this node none that could be used.
+    #[error(transparent)]
+    Node(#[from] BadNode),
 }
 
 /// Takes and keeps the own lease.

@@ -68,7 +68,7 @@ fn parts<A: FromStr>(text: &str, longest: u8) -> Option<(A, u8)> {
 }
 
 /// Whether other hosts can be reached at an address at all: it is neither of "this network" (0/8), nor loopback, multicast or reserved.
-fn is_host(ip: Ipv4Addr) -> bool {
+pub(super) fn is_host(ip: Ipv4Addr) -> bool {
     !ip.is_loopback() && (1..=223).contains(&ip.octets()[0])
 }
 

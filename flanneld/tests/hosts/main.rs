@@ -20,6 +20,7 @@ mod flannel;
 mod flood;
 mod heal;
 mod inject;
+mod kube;
 mod lab;
 mod nat;
 mod series;
