@@ -11,6 +11,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// At this level the libraries may speak, too.
 const LIBRARIES: i32 = 8;
+/// Below that this one says nothing: it tells of each handshake of each peer that is away. What is lost by it is counted.
+const CHATTY: &str = "boringtun";
 /// Whose sources are ours.
 const OURS: [&str; 2] = ["flanneld", "hostnet"];
 
@@ -76,6 +78,7 @@ impl Options {
         let verbosity = match metadata.file() {
             Some(file) if OURS.contains(&krate) => self.modules.of(file).unwrap_or(self.verbosity),
             _ if self.verbosity >= LIBRARIES => self.verbosity,
+            _ if krate == CHATTY => return false,
             _ => 0,
         };
         *metadata.level() <= level(verbosity)

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod changes;
 pub mod error;
+pub mod ipip;
 pub mod link;
 pub mod neighbour;
 pub mod netns;
@@ -17,6 +18,7 @@ pub mod vxlan;
 pub use address::Address;
 pub use changes::Changes;
 pub use error::{Error, Result};
+pub use ipip::Ipip;
 pub use link::Link;
 pub use neighbour::Neighbour;
 pub use route::{Kind, Route};

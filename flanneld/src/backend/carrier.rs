@@ -10,8 +10,10 @@ use hostnet::Netlink;
 use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
-use super::kernel::{self, Desired, Scope};
-use super::{BackendKind, host_gw, udp, vxlan};
+use super::extension::Extension;
+use super::kernel::{self, Scope};
+use super::udp::Tunnel;
+use super::{BackendKind, host_gw, ipip, udp, vxlan, wireguard};
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
@@ -23,16 +25,12 @@ use crate::route::{Handle, Table};
 
 /// What packets are carried by.
 enum Way {
-    Udp {
-        port: u16,
-        options: udp::Options,
-        routes: Handle,
-        meters: Meters,
-        engine: Option<Engine>,
-        given: Option<Given>,
-    },
+    Udp(Tunnel),
+    Wireguard(Tunnel, wireguard::Node),
     Vxlan(vxlan::Device),
+    Ipip(ipip::Device),
     HostGw,
+    Extension(Extension),
     Nothing,
 }
 
@@ -65,13 +63,39 @@ impl Carrier {
         (options, meters): (udp::Options, Meters),
         leases: Vec<Lease>,
     ) -> Result<Carrier> {
-        let way = match network.backend {
-            BackendKind::Udp { port } => {
-                Way::Udp { port, options, routes: Handle::default(), meters, engine: None, given: None }
+        let way = match &network.backend {
+            BackendKind::Udp { port } => Way::Udp(Tunnel {
+                device: udp::DEVICE,
+                address: SocketAddrV4::new(external.address, *port),
+                mtu: udp::mtu(&external),
+                options,
+                routes: Handle::default(),
+                meters,
+                wireguard: None,
+                engine: None,
+                given: None,
+            }),
+            BackendKind::Wireguard(wanted) => {
+                let node = wireguard::Node::new(wanted.clone())?;
+                let tunnel = Tunnel {
+                    device: wireguard::DEVICE,
+                    address: SocketAddrV4::new(external.address, wanted.port),
+                    mtu: wanted.mtu(&external),
+                    options,
+                    routes: Handle::default(),
+                    meters,
+                    wireguard: Some(node.wireguard.clone()),
+                    engine: None,
+                    given: None,
+                };
+                Way::Wireguard(tunnel, node)
             }
             BackendKind::Vxlan(options) => {
-                let mac = vxlan::choose_mac(&netlink, &options, &leases, external.public).await?;
-                Way::Vxlan(vxlan::Device { options, external: external.clone(), mac })
+                let mac = vxlan::choose_mac(&netlink, options, &leases, external.public).await?;
+                Way::Vxlan(vxlan::Device { options: *options, external: external.clone(), mac })
+            }
+            BackendKind::Ipip(options) => {
+                Way::Ipip(ipip::Device { options: *options, external: external.clone() })
             }
             BackendKind::HostGw if external.public != external.address => bail!(
                 "host-gw: --public-ip {} must be an address of {}, which has {}",
@@ -80,6 +104,7 @@ impl Carrier {
                 external.address
             ),
             BackendKind::HostGw => Way::HostGw,
+            BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
         let others = leases.into_iter().filter(|lease| lease.public_ip != external.public).collect();
@@ -95,26 +120,31 @@ impl Carrier {
     /// What the own lease says.
     pub fn advert(&self) -> Advert {
         match &self.way {
-            // flannel's udp and alloc leases say nothing.
-            Way::Udp { .. } | Way::Nothing => Advert::default(),
+            // Besides, flannel's udp and alloc leases say nothing.
+            Way::Udp(_) => Advert { features: udp::features(), ..Advert::default() },
+            Way::Nothing => Advert::default(),
+            Way::Wireguard(_, node) => node.advert(),
             Way::Vxlan(device) => device.options.advert(device.mac),
-            Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), data: String::new() },
+            Way::Ipip(_) => Advert { kind: ipip::TYPE.to_owned(), ..Advert::default() },
+            Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
+            Way::Extension(extension) => extension.advert(),
         }
     }
 
     /// The largest packet of a pod.
     pub fn mtu(&self) -> u32 {
         match &self.way {
-            Way::Udp { .. } => udp::mtu(&self.external),
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.mtu,
             Way::Vxlan(device) => device.options.mtu(&self.external),
-            Way::HostGw | Way::Nothing => self.external.link.mtu,
+            Way::Ipip(device) => device.mtu(),
+            Way::HostGw | Way::Extension(_) | Way::Nothing => self.external.link.mtu,
         }
     }
 
     /// Whether packets are carried.
     pub fn is_alive(&self) -> bool {
         match &self.way {
-            Way::Udp { engine, .. } => engine.as_ref().is_some_and(Engine::is_alive),
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.is_alive(),
             _ => true,
         }
     }
@@ -122,17 +152,16 @@ impl Carrier {
     /// What it could go on with, if another process passed it on.
     pub fn wish(&self) -> Option<Wish> {
         match &self.way {
-            Way::Udp { port, options, .. } => {
-                Some(Wish { listen: SocketAddrV4::new(self.external.address, *port), level: options.level })
-            }
+            Way::Udp(tunnel) => Some(Wish { listen: tunnel.address, level: tunnel.options.level }),
+            // WireGuard's sessions are one process's: the next one makes its own, and both cannot read one queue.
             _ => None,
         }
     }
 
     /// Goes on with that from its next start on.
     pub fn inherit(&mut self, inherited: Option<Given>) {
-        if let Way::Udp { given, .. } = &mut self.way {
-            *given = inherited;
+        if let Way::Udp(tunnel) = &mut self.way {
+            tunnel.given = inherited;
         }
     }
 
@@ -141,11 +170,11 @@ impl Carrier {
     pub fn pass_on(&mut self, wish: Option<&Wish>) -> Vec<BorrowedFd<'_>> {
         let fits = wish.is_some() && self.wish().as_ref() == wish;
         match &mut self.way {
-            Way::Udp { engine, .. } => {
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
                 if !fits {
-                    *engine = None;
+                    tunnel.engine = None;
                 }
-                engine.as_ref().map(Engine::descriptors).unwrap_or_default()
+                tunnel.engine.as_ref().map(Engine::descriptors).unwrap_or_default()
             }
             _ => Vec::new(),
         }
@@ -153,8 +182,11 @@ impl Carrier {
 
     /// Stops what belongs to an earlier lease, and makes what this one needs.
     pub async fn start(&mut self, own: Ipv4Network) -> Result<()> {
-        if let Way::Udp { engine, .. } = &mut self.way {
-            *engine = None;
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
+            tunnel.engine = None;
+        }
+        if let Way::Extension(extension) = &self.way {
+            extension.start(self.network, own, self.external.public).await?;
         }
         self.mend(own).await
     }
@@ -162,8 +194,8 @@ impl Carrier {
     /// Without a lease nothing is carried.
     pub async fn withdraw(&mut self, own: Ipv4Network) -> Result<()> {
         self.leases.clear();
-        if let Way::Udp { routes, .. } = &self.way {
-            routes.publish(Table::default());
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &self.way {
+            tunnel.routes.publish(Table::default());
         }
         self.sync(own).await
     }
@@ -176,26 +208,31 @@ impl Carrier {
         others: impl Iterator<Item = &Lease>,
         until: Option<Instant>,
     ) -> Result<()> {
-        if let Way::Udp { port, routes, .. } = &self.way {
-            let peers = others.map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, *port)));
-            routes.publish(Table::new(Some(own), peers).valid_until(until));
-            return Ok(());
+        match &mut self.way {
+            Way::Udp(tunnel) => {
+                let port = tunnel.address.port();
+                let peers = others.map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, port)));
+                tunnel.routes.publish(Table::new(Some(own), peers).valid_until(until));
+                Ok(())
+            }
+            Way::Wireguard(tunnel, node) => {
+                let peers = node.publish(others);
+                tunnel.routes.publish(Table::new(Some(own), peers).valid_until(until));
+                Ok(())
+            }
+            _ => {
+                self.leases = others.cloned().collect();
+                self.sync(own).await
+            }
         }
-        self.leases = others.cloned().collect();
-        self.sync(own).await
     }
 
     /// Mends what somebody took away: device, address, routes, or a data path that ended.
     pub async fn mend(&mut self, own: Ipv4Network) -> Result<()> {
-        if let Way::Udp { port, options, routes, meters, engine, given } = &mut self.way
-            && !engine.as_ref().is_some_and(Engine::is_alive)
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way
+            && !tunnel.is_alive()
         {
-            if engine.take().is_some() {
-                tracing::warn!("the data path ended; starting it again");
-            }
-            let address = SocketAddrV4::new(self.external.address, *port);
-            let shared = (routes.clone(), meters.clone());
-            *engine = Some(udp::start(address, own, *options, shared, given.take())?);
+            tunnel.start(own)?;
         }
         self.sync(own).await
     }
@@ -203,23 +240,41 @@ impl Carrier {
     /// Brings device and tables into the state that the lease and the others' leases ask for.
     async fn sync(&self, own: Ipv4Network) -> Result<()> {
         let (device, mut desired) = match &self.way {
-            Way::Udp { .. } => {
-                let device = udp::ensure(&self.netlink, own, &self.external).await?;
-                (Some(device), udp::plan(device, self.network, &self.external))
+            // Devices and routes are somebody else's.
+            Way::Nothing => return self.drop_only(own).await,
+            Way::Extension(extension) => {
+                extension.publish(self.leases.clone());
+                return self.drop_only(own).await;
+            }
+            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
+                let device = tunnel.ensure(&self.netlink, own).await?;
+                (Some(device), tunnel.plan(device, self.network))
             }
             Way::Vxlan(vxlan) => {
                 let device = vxlan.ensure(&self.netlink, own).await?;
                 let on_link = self.on_link().await?;
                 (Some(device), vxlan.plan(device, self.network, &on_link, &self.leases))
             }
+            Way::Ipip(ipip) => {
+                let device = ipip.ensure(&self.netlink, own).await?;
+                let on_link = self.on_link().await?;
+                (Some(device), ipip.plan(device, self.network, &on_link, &self.leases))
+            }
             Way::HostGw => (None, host_gw::plan(self.network, &self.external, &self.leases)),
-            Way::Nothing => (None, Desired::default()),
         };
         if self.blackhole {
             desired.routes.push(kernel::blackhole(own));
         }
         let scope = Scope { network: self.network, underlay: self.external.link.index, device };
         kernel::sync(&self.netlink, scope, &desired).await
+    }
+
+    /// Drops what is sent to own pods that are not there, if that is wished, and leaves all other routes alone.
+    async fn drop_only(&self, own: Ipv4Network) -> Result<()> {
+        if self.blackhole {
+            self.netlink.replace_route(&kernel::blackhole(own)).await?;
+        }
+        Ok(())
     }
 
     /// The networks of the interface to the other nodes.

@@ -1,15 +1,20 @@
 //! How packets get to other nodes. One file per backend; what isn't there answers with a clear error.
 
 pub mod carrier;
+pub mod extension;
 pub mod host_gw;
+pub mod ipip;
 pub mod kernel;
 pub mod udp;
 pub mod vxlan;
+pub mod wireguard;
 
 use serde_json::Value;
 
 use crate::config::network::{BadNetwork, get};
 
+/// The backends that are there.
+const THERE: &str = "udp, vxlan, wireguard, ipip, host-gw, extension and alloc";
 /// flannel's port for the udp backend.
 const UDP_PORT: u16 = 8285;
 
@@ -27,6 +32,12 @@ pub enum BackendKind {
     HostGw,
     /// A lease and nothing else: somebody else carries the packets.
     Alloc,
+    /// The kernel's IPIP.
+    Ipip(ipip::Options),
+    /// Sealed packets in UDP.
+    Wireguard(wireguard::Options),
+    /// The user's own programs.
+    Extension(extension::Options),
 }
 
 impl BackendKind {
@@ -52,10 +63,46 @@ impl BackendKind {
             vxlan::TYPE => Ok(BackendKind::Vxlan(vxlan::Options::parse(map)?)),
             host_gw::TYPE => Ok(BackendKind::HostGw),
             "alloc" => Ok(BackendKind::Alloc),
-            "ipip" | "wireguard" | "ipsec" | "extension" | "tencent-vpc" => {
-                Err(bad(format!("Type {kind} is not there yet: udp, vxlan, host-gw and alloc are")))
-            }
-            _ => Err(bad(format!("Type {kind} is unknown: udp, vxlan, host-gw and alloc are there"))),
+            extension::TYPE => Ok(BackendKind::Extension(extension::Options::parse(map)?)),
+            wireguard::TYPE => Ok(BackendKind::Wireguard(wireguard::Options::parse(map)?)),
+            ipip::TYPE => Ok(BackendKind::Ipip(ipip::Options::parse(map)?)),
+            _ => Err(bad(match instead(&kind) {
+                Some(instead) => format!("Type {kind} is not there: {instead}"),
+                None => format!("Type {kind} is unknown: {THERE} are there"),
+            })),
+        }
+    }
+}
+
+/// What to use in place of a backend that flannel has or had.
+fn instead(kind: &str) -> Option<&'static str> {
+    match kind {
+        "ipsec" => Some("wireguard encrypts too, with a key per node and no daemon beside flanneld"),
+        "aws-vpc" | "gce" | "ali-vpc" | "tencent-vpc" => Some(
+            "use alloc and let the cloud's own route controller carry the subnets, or vxlan, which needs nothing of the cloud",
+        ),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_that_is_not_there_says_what_to_use_instead() {
+        for (kind, word) in [
+            ("ipsec", "wireguard"),
+            ("IPSec", "wireguard"),
+            ("tencent-vpc", "alloc"),
+            ("aws-vpc", "alloc"),
+            ("gce", "vxlan"),
+            ("ali-vpc", "vxlan"),
+            ("nonsense", "host-gw"),
+        ] {
+            let error =
+                BackendKind::parse(Some(&serde_json::json!({ "Type": kind }))).unwrap_err().to_string();
+            assert!(error.contains(&kind.to_lowercase()) && error.contains(word), "{error}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddrV4;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use hostnet::{Netlink, Route, sysctl};
@@ -14,7 +15,9 @@ use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
 use crate::datapath::udp::Udp;
+use crate::datapath::wireguard::Wireguard;
 use crate::iface::External;
+use crate::lease::features::{Feature, Features};
 use crate::route::Handle;
 
 /// The device's name, as flannel has it.
@@ -27,6 +30,11 @@ const QUEUE: u32 = 100;
 /// The largest inner packet.
 pub fn mtu(external: &External) -> u32 {
     external.link.mtu.saturating_sub(OVERHEAD)
+}
+
+/// What others may send here that a Go flannel could not take: see [`crate::datapath::partial`].
+pub fn features() -> Features {
+    Features::default().with(Feature::Offload)
 }
 
 /// Queues that are made at most, each with a thread a direction.
@@ -49,36 +57,76 @@ impl Options {
     }
 }
 
-/// Attaches to the device, which is made if it isn't there, and carries packets; or goes on with the queues and sockets that
-/// another process passed on. The tunnel's own address is the subnet's first, which no pod gets.
-pub fn start(
-    address: SocketAddrV4,
-    own: Ipv4Network,
-    options: Options,
-    (routes, meters): (Handle, Meters),
-    given: Option<Given>,
-) -> Result<Engine> {
-    let (queues, level) = (options.queues(), options.level);
-    let (tun, udp) = match given {
-        Some(Given { alone, queues, sockets }) => {
-            let udp = Udp::adopt(sockets, level, meters.path.clone());
-            (Tun::adopt(DEVICE, (alone, queues), level, &meters.path)?, udp)
-        }
-        None => {
-            let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
-                format!("cannot listen on UDP {address}: does another flanneld run on this host?")
-            })?;
-            (Tun::open(DEVICE, queues, level, &meters.path)?, udp)
-        }
-    };
-    Ok(Engine::start(Parts { tun, udp, routes, own: own.network(), level, meters })?)
+/// A tunnel of our own: a device, a socket, and the data path between them. The wireguard backend has one as well.
+pub struct Tunnel {
+    /// The device's name.
+    pub device: &'static str,
+    /// Where the socket listens.
+    pub address: SocketAddrV4,
+    /// The largest inner packet.
+    pub mtu: u32,
+    /// How the data path is made.
+    pub options: Options,
+    /// Where packets go.
+    pub routes: Handle,
+    /// What is counted.
+    pub meters: Meters,
+    /// Packets are sealed; none: they travel as they are.
+    pub wireguard: Option<Arc<Wireguard>>,
+    /// The data path, while it runs.
+    pub engine: Option<Engine>,
+    /// What another process passed on, for the next start.
+    pub given: Option<Given>,
 }
 
-/// Brings the device into the wanted state; its index.
-pub async fn ensure(netlink: &Netlink, own: Ipv4Network, external: &External) -> Result<u32> {
-    let link = netlink.link_by_name(DEVICE).await?.with_context(|| format!("{DEVICE} is gone"))?;
-    if link.mtu != mtu(external) {
-        netlink.set_mtu(link.index, mtu(external)).await?;
+impl Tunnel {
+    /// Whether packets are carried.
+    pub fn is_alive(&self) -> bool {
+        self.engine.as_ref().is_some_and(Engine::is_alive)
+    }
+
+    /// Attaches to the device, which is made if it isn't there, and carries packets; or goes on with the queues and sockets that
+    /// another process passed on. The tunnel's own address is the subnet's first, which no pod gets.
+    pub fn start(&mut self, own: Ipv4Network) -> Result<()> {
+        if self.engine.take().is_some() {
+            tracing::warn!("the data path ended; starting it again");
+        }
+        let (queues, level, meters) = (self.options.queues(), self.options.level, self.meters.clone());
+        let address = self.address;
+        let (tun, udp) = match self.given.take() {
+            Some(Given { alone, queues, sockets }) => {
+                let udp = Udp::adopt(sockets, level, meters.path.clone());
+                (Tun::adopt(self.device, (alone, queues), level, &meters.path)?, udp)
+            }
+            None => {
+                let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
+                    format!("cannot listen on UDP {address}: does another flanneld run on this host?")
+                })?;
+                (Tun::open(self.device, queues, level, &meters.path)?, udp)
+            }
+        };
+        let (routes, wireguard, mtu) = (self.routes.clone(), self.wireguard.clone(), self.mtu as usize);
+        let own = own.network();
+        self.engine = Some(Engine::start(Parts { tun, udp, routes, own, level, meters, wireguard, mtu })?);
+        Ok(())
+    }
+
+    /// Brings the device into the wanted state; its index.
+    pub async fn ensure(&self, netlink: &Netlink, own: Ipv4Network) -> Result<u32> {
+        ensure(netlink, self.device, self.mtu, own).await
+    }
+
+    /// The route into the device, and the one that refuses while the device is away. Pure.
+    pub fn plan(&self, device: u32, network: Ipv4Network) -> Desired {
+        let into = Route { oif: Some(device), mtu: Some(self.mtu), ..Route::to(IpNetwork::V4(network)) };
+        Desired { routes: vec![into, refuse(network)], neighbours: Vec::new() }
+    }
+}
+
+async fn ensure(netlink: &Netlink, name: &str, mtu: u32, own: Ipv4Network) -> Result<u32> {
+    let link = netlink.link_by_name(name).await?.with_context(|| format!("{name} is gone"))?;
+    if link.mtu != mtu {
+        netlink.set_mtu(link.index, mtu).await?;
     }
     kernel::set_address(netlink, link.index, own.network()).await?;
     if !link.up {
@@ -86,12 +134,6 @@ pub async fn ensure(netlink: &Netlink, own: Ipv4Network, external: &External) ->
         netlink.set_up(link.index, true).await?;
     }
     // ICMP answers come in over the device with the device's own address; without this they are martians.
-    sysctl::set(&format!("net/ipv4/conf/{DEVICE}/accept_local"), "1")?;
+    sysctl::set(&format!("net/ipv4/conf/{name}/accept_local"), "1")?;
     Ok(link.index)
-}
-
-/// The route into the device, and the one that refuses while the device is away. Pure.
-pub fn plan(device: u32, network: Ipv4Network, external: &External) -> Desired {
-    let into = Route { oif: Some(device), mtu: Some(mtu(external)), ..Route::to(IpNetwork::V4(network)) };
-    Desired { routes: vec![into, refuse(network)], neighbours: Vec::new() }
 }

@@ -82,7 +82,7 @@ impl Options {
     /// What a lease says of it.
     pub fn advert(&self, mac: [u8; 6]) -> Advert {
         let data = format!(r#"{{"VNI":{},"VtepMAC":"{}"}}"#, self.vni, mac_text(mac));
-        Advert { kind: TYPE.to_owned(), data }
+        Advert { kind: TYPE.to_owned(), data, ..Advert::default() }
     }
 
     /// What the lease of a peer says of its device, if it is one of this network.
@@ -230,7 +230,7 @@ mod tests {
     }
 
     fn lease(subnet: &str, ip: [u8; 4], data: &str) -> Lease {
-        let backend = Advert { kind: TYPE.into(), data: data.into() };
+        let backend = Advert { kind: TYPE.into(), data: data.into(), ..Advert::default() };
         Lease { subnet: subnet.parse().unwrap(), public_ip: ip.into(), backend }
     }
 

@@ -184,7 +184,7 @@ mod tests {
             (r#"{"Network":"10.5.0.0/16","SubnetMin":"10.6.0.0"}"#, "SubnetMin"),
             (r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.9.9"}"#, "SubnetMax"),
             (r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","SubnetMax":"10.5.3.0"}"#, "SubnetMin"),
-            (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#, "Backend"),
+            (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard","PSK":"short"}}"#, "Backend"),
             (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":0.5}}"#, "Backend"),
         ] {
             let error = NetworkConfig::parse(text).unwrap_err().to_string();

@@ -33,11 +33,23 @@ pub enum Reason {
     Send,
     /// What the kernel left to be done with it makes no sense.
     Offload,
+    /// No message of WireGuard.
+    Protocol,
+    /// Of a node that is no peer, or for a session that is nobody's.
+    Stranger,
+    /// There is no session with the peer, or not this one.
+    Session,
+    /// It was not sealed with the peer's key.
+    Forged,
+    /// It was there before, or it is too old to tell.
+    Replayed,
+    /// One handshake more than are answered at a time.
+    Flood,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 17] = [
         Reason::Short,
         Reason::Version,
         Reason::Length,
@@ -49,6 +61,12 @@ impl Reason {
         Reason::NoLease,
         Reason::Send,
         Reason::Offload,
+        Reason::Protocol,
+        Reason::Stranger,
+        Reason::Session,
+        Reason::Forged,
+        Reason::Replayed,
+        Reason::Flood,
     ];
 }
 

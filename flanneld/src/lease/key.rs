@@ -1,10 +1,13 @@
-//! A lease as a key and a value. The format is flannel's: no blanks, this order of fields, `PublicIPv6` always there.
+//! A lease as a key and a value. The format is flannel's: no blanks, this order of fields, `PublicIPv6` always there. Ours alone is the
+//! field at the end, `Features`, which is there only where a node has some.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnetwork::Ipv4Network;
 use serde_json::Value;
+
+use super::features::Features;
 
 /// Who has a subnet, and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub struct Advert {
     pub kind: String,
     /// What that backend needs to know, as JSON; empty if it needs nothing.
     pub data: String,
+    /// What its owner can take beyond what every flannel can.
+    pub features: Features,
 }
 
 /// Why a key or value is not a lease.
@@ -82,6 +87,9 @@ impl Lease {
         if !self.backend.data.is_empty() {
             text.push_str(&format!(r#","BackendData":{}"#, self.backend.data));
         }
+        if let Some(features) = self.backend.features.encode() {
+            text.push_str(&format!(r#","Features":{features}"#));
+        }
         text.push('}');
         text
     }
@@ -101,12 +109,14 @@ impl Lease {
         }
         let data = field("BackendData").filter(|data| !data.is_null()).map(Value::to_string);
         let kind = text("BackendType").unwrap_or_default().to_owned();
-        Ok(Lease { subnet, public_ip, backend: Advert { kind, data: data.unwrap_or_default() } })
+        let features = field("Features").map(Features::decode).unwrap_or_default();
+        Ok(Lease { subnet, public_ip, backend: Advert { kind, data: data.unwrap_or_default(), features } })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::features::Feature;
     use super::*;
 
     fn lease() -> Lease {
@@ -118,7 +128,11 @@ mod tests {
     fn the_bytes_are_flannels() {
         assert_eq!(encode_key(lease().subnet), "10.5.89.0-24");
         assert_eq!(lease().encode(), r#"{"PublicIP":"192.168.100.1","PublicIPv6":null}"#);
-        let advert = |kind: &str, data: &str| Advert { kind: kind.into(), data: data.into() };
+        let advert = |kind: &str, data: &str| Advert {
+            kind: kind.into(),
+            data: data.into(),
+            features: Features::default(),
+        };
         let host_gw = Lease { backend: advert("host-gw", ""), ..lease() };
         assert_eq!(
             host_gw.encode(),
@@ -131,6 +145,11 @@ mod tests {
         );
         assert_eq!(vxlan.encode(), value);
         assert_eq!(Lease::decode("10.5.89.0-24", value.as_bytes()), Ok(vxlan));
+        let features = Features::default().with(Feature::Offload);
+        let ours = Lease { backend: Advert { features, ..Advert::default() }, ..lease() };
+        let value = r#"{"PublicIP":"192.168.100.1","PublicIPv6":null,"Features":["offload"]}"#;
+        assert_eq!(ours.encode(), value);
+        assert_eq!(Lease::decode("10.5.89.0-24", value.as_bytes()), Ok(ours));
     }
 
     #[test]

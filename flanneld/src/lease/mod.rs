@@ -1,6 +1,7 @@
 //! Who owns which subnet: leases as keys in etcd, taken and kept by compare, or Kubernetes' nodes, to which they are given.
 //!
 //! - [`key`]: keys and values, byte for byte as flannel writes them.
+//! - [`features`]: what a node can take beyond what every flannel can.
 //! - [`allocate`]: which subnet to try (pure). [`follow`]: what the others have (pure).
 //! - [`keeper`]: takes the own lease, renews it, takes a new one when it is lost.
 //! - [`kube`]: nodes in place of leases, told as the same records.
@@ -10,6 +11,7 @@ pub mod allocate;
 #[cfg(test)]
 mod conformance;
 pub mod etcd;
+pub mod features;
 pub mod follow;
 pub mod keeper;
 pub mod key;

@@ -19,14 +19,15 @@ use super::wire::{Capture, in_clear, is_tunnel, udp};
 const ABSENCE: Duration = Duration::from_secs(2);
 
 /// A connection on which small messages go to and fro until it is stopped.
-struct Talk {
+pub struct Talk {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicU64>,
     thread: JoinHandle<std::io::Result<()>>,
 }
 
 impl Talk {
-    fn start(mut stream: TcpStream) -> Talk {
+    /// Begins.
+    pub fn start(mut stream: TcpStream) -> Talk {
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (stop.clone(), rounds.clone());
         let thread = std::thread::spawn(move || {
@@ -45,7 +46,7 @@ impl Talk {
     }
 
     /// Waits until it goes on.
-    fn goes_on(&self) {
+    pub fn goes_on(&self) {
         let until = self.rounds.load(Ordering::Relaxed) + 3;
         within(Duration::from_secs(10), "the connection goes on", || {
             self.rounds.load(Ordering::Relaxed) >= until
@@ -53,7 +54,7 @@ impl Talk {
     }
 
     /// Ends it; it must not have broken.
-    fn end(self) {
+    pub fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap().expect("the connection broke");
     }
@@ -66,7 +67,7 @@ fn tun(host: &Host) -> u32 {
 }
 
 /// Sends datagrams from one pod to the other for a while.
-fn chatter(from: &Pod, to: &Pod, time: Duration) {
+pub fn chatter(from: &Pod, to: &Pod, time: Duration) {
     let (socket, end) = (udp(from.ns.path(), (from.ip, 0)), Instant::now() + time);
     while Instant::now() < end {
         // Where it goes is what the capture tells; an error is an answer by ICMP to an earlier one.

@@ -49,6 +49,8 @@ impl Flanneld {
             .args(["--ip-masq", "--subnet-file"])
             .arg(&file)
             .args(more)
+            // Hosts share the machine's files.
+            .env("WIREGUARD_KEY_FILE", key_file(lab, host))
             .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(out);
@@ -133,6 +135,11 @@ impl Flanneld {
         stream.read_to_string(&mut text).ok()?;
         Some(text)
     }
+}
+
+/// Where a host's WireGuard key is.
+pub fn key_file(lab: &Lab, host: usize) -> PathBuf {
+    lab.dir.path().join(format!("{host}.wgkey"))
 }
 
 impl Drop for Flanneld {

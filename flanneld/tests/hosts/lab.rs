@@ -111,6 +111,24 @@ impl Lab {
         });
     }
 
+    /// Gives a host an address on no link: it and the others reach each other by way of the switch only.
+    pub fn put_behind_router(&self, host: usize, ip: Ipv4Addr) {
+        let on = |oif, ip| Route { oif: Some(oif), link_scope: true, ..Route::to(net(ip, 32)) };
+        inside(self.switch.path(), async || {
+            let netlink = Netlink::connect().unwrap();
+            let bridge = netlink.link_by_name("br0").await.unwrap().unwrap().index;
+            netlink.replace_route(&on(bridge, ip)).await.unwrap();
+        });
+        inside(self.hosts[host].ns.path(), async || {
+            let netlink = Netlink::connect().unwrap();
+            let eth0 = netlink.link_by_name("eth0").await.unwrap().unwrap().index;
+            netlink.replace_address(eth0, net(ip, 32)).await.unwrap();
+            netlink.replace_route(&on(eth0, SWITCH)).await.unwrap();
+            let default = Route { gateway: Some(SWITCH.into()), ..Route::to(net(Ipv4Addr::UNSPECIFIED, 0)) };
+            netlink.replace_route(&default).await.unwrap();
+        });
+    }
+
     /// Stops etcd, or lets it go on.
     pub fn signal_etcd(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.etcd.id()).unwrap()), signal).unwrap();

@@ -1,5 +1,6 @@
 //! In to the pods: receive, judge each datagram, join what belongs together, and hand it to the device.
 
+use std::net::SocketAddrV4;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -9,9 +10,12 @@ use crate::datapath::coalesce::{Joined, Run, Runs};
 use crate::datapath::counters::{Counters, Reason};
 use crate::datapath::forward;
 use crate::datapath::layers::MAX_HEADER;
+use crate::datapath::partial;
 use crate::datapath::path::{Feature, Path};
 use crate::datapath::tun::Queue;
+use crate::datapath::udp::Udp;
 use crate::datapath::virtio;
+use crate::datapath::wireguard::{Answer, OVERHEAD, Opener};
 
 /// One direction of one queue.
 struct Inbound<'a> {
@@ -37,6 +41,8 @@ pub(super) fn run(shared: &Shared, queue: usize) {
         runs: Runs::new(joined),
     };
     let mut receiver = parts.udp.receiver(queue);
+    let mut opener = parts.wireguard.clone().map(|wireguard| Opener::new(wireguard, receiver.room()));
+    let mut answers = Answers { udp: &parts.udp, queue, counters: &parts.meters.out };
     loop {
         match receiver.receive() {
             Ok(true) => {}
@@ -47,16 +53,49 @@ pub(super) fn run(shared: &Shared, queue: usize) {
         let table = parts.routes.at(Instant::now());
         let (bytes, datagrams) = receiver.received();
         for (datagram, at) in datagrams.iter().flat_map(|d| d.segments().map(move |at| (d, at))) {
-            if let Err(reason) = forward::inbound(&mut bytes[at.clone()], datagram.from, &table) {
-                inbound.counters.drop(reason);
-                continue;
+            let judged = match &mut opener {
+                None => forward::inbound(&mut bytes[at.clone()], datagram.from, &table).map(|()| {
+                    partial::finish(&mut bytes[at.clone()]);
+                    Some(at)
+                }),
+                Some(opener) => opener.open(bytes, at, datagram.from, &mut answers).and_then(|opened| {
+                    let Some((sender, at)) = opened else { return Ok(None) };
+                    forward::inbound(opener.packet(at.clone()), sender, &table).map(|()| Some(at))
+                }),
+            };
+            match judged {
+                Err(reason) => inbound.counters.drop(reason),
+                Ok(None) => {}
+                Ok(Some(at)) => {
+                    let bytes = opener.as_ref().map_or(&*bytes, Opener::bytes);
+                    if inbound.runs.is_full() {
+                        inbound.hand_on(bytes);
+                    }
+                    inbound.runs.push(bytes, at);
+                }
             }
-            if inbound.runs.is_full() {
-                inbound.hand_on(bytes);
-            }
-            inbound.runs.push(bytes, at);
         }
-        inbound.hand_on(bytes);
+        inbound.hand_on(opener.as_ref().map_or(&*bytes, Opener::bytes));
+    }
+}
+
+/// What goes back at once. The other side asks again for what is lost.
+struct Answers<'a> {
+    udp: &'a Udp,
+    queue: usize,
+    counters: &'a Counters,
+}
+
+impl Answer for Answers<'_> {
+    fn handshake(&mut self, message: &[u8], to: SocketAddrV4) {
+        let _ = self.udp.send(self.queue, message, to);
+    }
+
+    fn packet(&mut self, sealed: &[u8], to: SocketAddrV4) {
+        match self.udp.send(self.queue, sealed, to) {
+            Ok(()) => self.counters.carried(1, (sealed.len() - OVERHEAD) as u64),
+            Err(_) => self.counters.drop(Reason::Send),
+        }
     }
 }
 

@@ -5,15 +5,19 @@
 //! flow in one queue of the device and a peer at one socket, and a loop never shuffles what it moves. A peer's packets are
 //! written to the queue that has its socket's number; the kernel learns from that where to put the answers, so that a pair of
 //! loops has its peers for itself.
+//!
+//! Where packets are sealed, a further thread looks after the peers' timers ([`timers`]).
 
 mod inbound;
 mod outbound;
+mod timers;
 
 use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -21,6 +25,7 @@ use super::counters::Meters;
 use super::path::{Feature, Level};
 use super::tun::Tun;
 use super::udp::Udp;
+use super::wireguard::Wireguard;
 use crate::route::Handle;
 
 /// The running data path; dropping it ends all threads.
@@ -47,6 +52,10 @@ pub struct Parts {
     pub level: Level,
     /// What is counted.
     pub meters: Meters,
+    /// Packets are sealed; none: they travel as they are.
+    pub wireguard: Option<Arc<Wireguard>>,
+    /// The largest packet of a pod.
+    pub mtu: usize,
 }
 
 /// What all loops share.
@@ -72,6 +81,10 @@ impl Engine {
             let (out, into) = (shared.clone(), shared.clone());
             engine.spawn(format!("flannel-out{queue}"), move || outbound::run(&out, queue))?;
             engine.spawn(format!("flannel-in{queue}"), move || inbound::run(&into, queue))?;
+        }
+        if let Some(wireguard) = shared.parts.wireguard.clone() {
+            let shared = shared.clone();
+            engine.spawn("flannel-timers".to_owned(), move || timers::run(&shared, &wireguard))?;
         }
         Ok(engine)
     }
@@ -124,6 +137,13 @@ impl Parts {
 }
 
 impl Shared {
+    /// Waits for so long; false when it is time to stop.
+    fn pause(&self, time: Duration) -> bool {
+        let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+        let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+        matches!(poll(&mut fds, time), Ok(0) | Err(nix::errno::Errno::EINTR))
+    }
+
     /// Waits until there is something to read; false when it is time to stop.
     fn wait(&self, fd: BorrowedFd<'_>) -> bool {
         let mut fds = [PollFd::new(fd, PollFlags::POLLIN), PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];

@@ -1,6 +1,7 @@
 //! Out of the pods: read a batch, judge each packet, split what is too long, send all of it.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -15,15 +16,19 @@ use crate::datapath::packet::Packet;
 use crate::datapath::path::Level;
 use crate::datapath::split::Segments;
 use crate::datapath::tun::Queue;
-use crate::datapath::udp::Sender;
+use crate::datapath::udp::{Sender, Udp};
 use crate::datapath::virtio::Gso;
+use crate::datapath::wireguard::{OVERHEAD, Sealed, Sealer};
 
 /// One direction of one queue.
 struct Outbound<'a> {
     queue: &'a Queue,
+    number: usize,
+    udp: &'a Udp,
     sender: Sender<'a>,
     counters: &'a Counters,
     outbox: Outbox,
+    sealer: Option<Sealer>,
     own: Ipv4Addr,
     limit: Limit,
     start: Instant,
@@ -34,9 +39,12 @@ pub(super) fn run(shared: &Shared, queue: usize) {
     let parts = &shared.parts;
     let mut outbound = Outbound {
         queue: &parts.tun.queues()[queue],
+        number: queue,
+        udp: &parts.udp,
         sender: parts.udp.sender(queue),
         counters: &parts.meters.out,
         outbox: Outbox::default(),
+        sealer: parts.wireguard.as_deref().map(|wireguard| Sealer::new(wireguard, parts.mtu)),
         own: parts.own,
         limit: Limit::new(0),
         start: Instant::now(),
@@ -84,33 +92,66 @@ impl Outbound<'_> {
             let packet = &mut bytes[slot.at.clone()];
             checksum::complete(packet, partial.start.into(), partial.offset.into()).ok_or(Reason::Offload)?;
         }
-        if self.outbox.is_full() {
-            self.flush(bytes);
-        }
-        let together = self.sender.together(to);
-        self.outbox.push(to, 0, slot.at.clone(), together);
-        Ok(())
+        self.make_room(bytes);
+        self.push(bytes, to, 0, slot.at.clone())
     }
 
     fn split(&mut self, bytes: &[u8], slot: &Slot, gso: Gso, to: SocketAddrV4) -> Result<(), Reason> {
         let start = slot.at.start;
         let mut segments = Segments::new(&bytes[slot.at.clone()], gso)?;
         loop {
-            let Some(header) = self.outbox.header() else {
-                self.flush(bytes);
-                continue;
-            };
+            self.make_room(bytes);
+            let Some(header) = self.outbox.header() else { return Err(Reason::Send) };
             let Some(segment) = segments.next(header) else { return Ok(()) };
             let payload = start + segment.payload.start..start + segment.payload.end;
-            let together = self.sender.together(to);
-            self.outbox.push(to, segment.header, payload, together);
+            if let Err(reason) = self.push(bytes, to, segment.header, payload) {
+                self.counters.drop(reason);
+            }
         }
     }
 
+    /// Sends what there is if another packet would not fit.
+    fn make_room(&mut self, bytes: &[u8]) {
+        if self.outbox.is_full() || self.sealer.as_ref().is_some_and(Sealer::is_full) {
+            self.flush(bytes);
+        }
+    }
+
+    /// Puts a packet into the outbox, whose header has so many bytes that were written anew; sealed, if packets are.
+    fn push(
+        &mut self,
+        bytes: &[u8],
+        to: SocketAddrV4,
+        header: usize,
+        payload: Range<usize>,
+    ) -> Result<(), Reason> {
+        let Some(sealer) = &mut self.sealer else {
+            let together = self.sender.together(to);
+            self.outbox.push(to, header, payload, together);
+            return Ok(());
+        };
+        let header = self.outbox.header().map_or(&[][..], |whole| &whole[..header]);
+        match sealer.seal(to, header, &bytes[payload])? {
+            Sealed::Packet(to, at) => {
+                let together = self.sender.together(to);
+                self.outbox.push(to, 0, at, together);
+            }
+            // One that is lost is made again.
+            Sealed::Handshake(to, at) => drop(self.udp.send(self.number, &sealer.bytes()[at], to)),
+            Sealed::Waits => {}
+        }
+        Ok(())
+    }
+
     fn flush(&mut self, bytes: &[u8]) {
+        let (bytes, overhead) =
+            self.sealer.as_ref().map_or((bytes, 0), |sealer| (sealer.bytes(), OVERHEAD as u64));
         let sent = self.sender.flush(&mut self.outbox, bytes);
-        self.counters.carried(sent.packets, sent.bytes);
+        self.counters.carried(sent.packets, sent.bytes - overhead * sent.packets);
         self.counters.drop_many(Reason::Send, sent.lost);
+        if let Some(sealer) = &mut self.sealer {
+            sealer.clear();
+        }
     }
 
     /// Tells the sender of a packet that nobody is there, as often as is allowed.

@@ -83,6 +83,11 @@ impl Udp {
         Receiver::new(&self.sockets[queue], self.level, self.path.uses(Feature::UdpGro))
     }
 
+    /// Sends one datagram by itself: a message between the flannelds, that carries no packet.
+    pub fn send(&self, queue: usize, message: &[u8], to: SocketAddrV4) -> io::Result<()> {
+        self.sockets[queue].send_to(message, to).map(drop)
+    }
+
     /// For waiting.
     pub fn fd(&self, queue: usize) -> BorrowedFd<'_> {
         self.sockets[queue].as_fd()

@@ -51,6 +51,11 @@ impl<'a> Receiver<'a> {
         }
     }
 
+    /// How large the buffer is in which it lies.
+    pub fn room(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// What was received, and the buffer in which it lies.
     pub fn received(&mut self) -> (&mut [u8], &[Datagram]) {
         (&mut self.bytes, &self.datagrams)

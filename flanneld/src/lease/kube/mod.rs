@@ -17,6 +17,7 @@ mod watch;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -76,7 +77,9 @@ pub enum Name {
 
 /// The nodes of the cluster, and which of them this is.
 #[derive(Clone)]
-pub struct Nodes {
+pub struct Nodes(Arc<Inner>);
+
+struct Inner {
     client: Client,
     access: Access,
     own: String,
@@ -120,27 +123,27 @@ impl Nodes {
                 name.map(str::to_owned).ok_or_else(none)?
             }
         };
-        Ok(Nodes { client, access, own })
+        Ok(Nodes(Arc::new(Inner { client, access, own })))
     }
 
     /// The name of this node.
     pub fn own_name(&self) -> &str {
-        &self.own
+        &self.0.own
     }
 
     /// Where its network's configuration is, and the rest of what was asked for.
     pub fn access(&self) -> &Access {
-        &self.access
+        &self.0.access
     }
 
     /// The address that a person gave this node by an annotation.
     pub async fn public(&self) -> Result<Option<Ipv4Addr>, KeeperError> {
-        Ok(self.own_node().await?.public(&self.access.annotations)?)
+        Ok(self.own_node().await?.public(&self.0.access.annotations)?)
     }
 
     /// What this node said the last time, if it did, under the address that it has now.
     pub async fn own_record(&self, public_ip: Ipv4Addr) -> Result<Option<Record>, StoreError> {
-        let record = self.own_node().await?.record(&self.access.annotations);
+        let record = self.own_node().await?.record(&self.0.access.annotations);
         Ok(record.map(|record| match Lease::decode(&record.key, &record.value) {
             Ok(lease) => Record { value: Lease { public_ip, ..lease }.encode().into_bytes(), ..record },
             Err(_) => record,
@@ -157,18 +160,18 @@ impl Nodes {
     /// This node alone, for whom the others don't matter: somebody else carries the packets.
     pub async fn subscribe_alone(&self) -> Result<(Snapshot, Events), StoreError> {
         let node = self.own_node().await?;
-        let records = node.record(&self.access.annotations).into_iter().collect();
+        let records = node.record(&self.0.access.annotations).into_iter().collect();
         let revision = revision(&node.metadata.resource_version);
         Ok((Snapshot { records, revision }, futures::stream::pending().boxed()))
     }
 
     /// All nodes, and the version of this listing.
     pub async fn list(&self) -> Result<(Book, String), StoreError> {
-        let mut book = Book::new(self.access.annotations.clone());
+        let mut book = Book::new(self.0.access.annotations.clone());
         let mut params = ListParams::default().limit(PAGE);
         loop {
             let request = nodes().list(&params).map_err(|error| problem(&error))?;
-            let page: List = ask(&self.client, request).await?;
+            let page: List = ask(&self.0.client, request).await?;
             for node in &page.items {
                 book.put(node);
             }
@@ -181,7 +184,7 @@ impl Nodes {
 
     /// Takes what the node was given, and tells the others how it is reached.
     pub async fn acquire(&self, settings: &Settings) -> Result<Owned, KeeperError> {
-        let (node, names) = (self.own_node().await?, &self.access.annotations);
+        let (node, names) = (self.own_node().await?, &self.0.access.annotations);
         let backend = settings.backend.clone();
         let lease = node.own(names, settings.network.network, settings.public_ip, backend)?;
         let version = match node.patch(names, &lease) {
@@ -193,7 +196,7 @@ impl Nodes {
 
     /// Says that the node's network is there, where that is asked for.
     pub async fn announce(&self) -> Result<(), StoreError> {
-        if !self.access.set_network_unavailable {
+        if !self.0.access.set_network_unavailable {
             return Ok(());
         }
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -205,15 +208,15 @@ impl Nodes {
     }
 
     async fn own_node(&self) -> Result<Node, StoreError> {
-        let request = nodes().get(&self.own, &GetParams::default()).map_err(|error| problem(&error))?;
-        ask(&self.client, request).await
+        let request = nodes().get(&self.0.own, &GetParams::default()).map_err(|error| problem(&error))?;
+        ask(&self.0.client, request).await
     }
 
     /// By way of the status, for which flannel has the right.
     async fn patch(&self, patch: &Value) -> Result<Node, StoreError> {
         let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
-        let request = nodes().patch_subresource("status", &self.own, &params, &patch);
-        ask(&self.client, request.map_err(|error| problem(&error))?).await
+        let request = nodes().patch_subresource("status", &self.0.own, &params, &patch);
+        ask(&self.0.client, request.map_err(|error| problem(&error))?).await
     }
 }
 

@@ -136,20 +136,20 @@ impl Node {
         if !subnet.is_subnet_of(network) {
             return Err(BadNode::Outside(self.metadata.name.clone(), subnet, network));
         }
-        let public_ip = self.address(names.name("public-ip-overwrite"))?.unwrap_or(found);
+        let public_ip = self.address(&names.name("public-ip-overwrite"))?.unwrap_or(found);
         Ok(Lease { subnet, public_ip, backend })
     }
 
     /// The address that a person gave the node, to be taken as `--public-ip` is.
     pub fn public(&self, names: &Annotations) -> Result<Option<Ipv4Addr>, BadNode> {
-        self.address(names.name("node-public-ip"))
+        self.address(&names.name("node-public-ip"))
     }
 
-    fn address(&self, name: String) -> Result<Option<Ipv4Addr>, BadNode> {
-        let Some(text) = self.annotation(&name) else { return Ok(None) };
+    fn address(&self, name: &str) -> Result<Option<Ipv4Addr>, BadNode> {
+        let Some(text) = self.annotation(name) else { return Ok(None) };
         let ip = text.parse().ok().filter(|ip| key::is_host(*ip));
         ip.map(Some)
-            .ok_or_else(|| BadNode::Address(self.metadata.name.clone(), name.clone(), text.to_owned()))
+            .ok_or_else(|| BadNode::Address(self.metadata.name.clone(), name.to_owned(), text.to_owned()))
     }
 
     /// The patch that makes the node say this lease; none if it does already.
@@ -260,7 +260,7 @@ mod tests {
         let lease = |kind: &str, data: &str| Lease {
             subnet: "10.244.1.0/24".parse().unwrap(),
             public_ip: Ipv4Addr::new(192, 0, 2, 7),
-            backend: Advert { kind: kind.into(), data: data.into() },
+            backend: Advert { kind: kind.into(), data: data.into(), ..Advert::default() },
         };
         let bare = node(&["10.244.1.0/24"], &[]);
         let patch = bare.patch(&names(), &lease("vxlan", VXLAN[2].1)).unwrap();

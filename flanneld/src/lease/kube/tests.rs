@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::annotations::Annotations;
-use super::{Access, Name, Nodes};
+use super::{Access, Inner, Name, Nodes};
 use crate::lease::store::{Event, StoreError};
 
 /// How an answer ends.
@@ -70,7 +70,7 @@ fn nodes(script: Vec<Say>, batch: usize) -> (Nodes, Arc<Mutex<VecDeque<Say>>>) {
         batch,
         begin_alone: false,
     };
-    (Nodes { client: Client::new(service, "default"), access, own: "n1".into() }, script)
+    (Nodes(Arc::new(Inner { client: Client::new(service, "default"), access, own: "n1".into() })), script)
 }
 
 fn keys(events: &[Event]) -> Vec<String> {

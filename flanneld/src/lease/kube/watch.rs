@@ -62,7 +62,7 @@ impl Watch {
             let mut events = Vec::new();
             loop {
                 events.extend(self.take(line)?);
-                let more = self.lines.as_mut().filter(|_| events.len() < self.nodes.access.batch);
+                let more = self.lines.as_mut().filter(|_| events.len() < self.nodes.0.access.batch);
                 match more.and_then(|lines| lines.next().now_or_never()) {
                     Some(next) => line = next,
                     None => break,
@@ -112,7 +112,7 @@ impl Watch {
         self.next_try = Instant::now() + pause.mul_f64(chance::factor(0.5..1.0));
         let params = WatchParams { timeout: Some(LASTS), bookmarks: true, ..WatchParams::default() };
         let request = super::nodes().watch(&params, &self.version).map_err(|error| problem(&error))?;
-        match timeout(REQUEST, self.nodes.client.request_events::<Node>(request)).await {
+        match timeout(REQUEST, self.nodes.0.client.request_events::<Node>(request)).await {
             Ok(Ok(lines)) => {
                 if self.failures > 0 {
                     tracing::info!("the nodes are watched again");

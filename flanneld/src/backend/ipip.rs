@@ -1,0 +1,169 @@
+//! The ipip backend: the kernel puts each packet into another IPv4 packet (protocol 4), in flannel's layout. One device without a remote
+//! end, and per peer one route by way of its host, which is where the outer packet goes.
+//!
+//! As with Go flannel the kernel takes tunnelled packets from any host: what may reach protocol 4 is for the firewall to say.
+
+use anyhow::{Context, Result, bail};
+use hostnet::{Ipip, Netlink, Route};
+use ipnetwork::{IpNetwork, Ipv4Network};
+use nix::errno::Errno;
+use serde_json::{Map, Value};
+
+use super::host_gw;
+use super::kernel::{self, Desired, refuse};
+use crate::config::network::{BadNetwork, get};
+use crate::iface::External;
+use crate::lease::key::Lease;
+
+/// What leases call it, and what the kernel calls such devices.
+pub const TYPE: &str = "ipip";
+/// The device's name, as flannel has it.
+pub const DEVICE: &str = "flannel.ipip";
+/// The outer IPv4 header.
+const OVERHEAD: u32 = 20;
+
+/// The options of the network's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Whether nodes on the own link are reached by plain routes.
+    pub direct_routing: bool,
+}
+
+impl Options {
+    /// From the `Backend` object.
+    pub fn parse(map: &Map<String, Value>) -> Result<Options, BadNetwork> {
+        let direct_routing = match get(map, "DirectRouting") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(wanted)) => *wanted,
+            Some(_) => {
+                let problem = "DirectRouting must be true or false".to_owned();
+                return Err(BadNetwork::Field { field: "Backend", problem });
+            }
+        };
+        Ok(Options { direct_routing })
+    }
+}
+
+/// The device of a node with a lease.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// The network's.
+    pub options: Options,
+    /// The interface below.
+    pub external: External,
+}
+
+impl Device {
+    /// The largest inner packet.
+    pub fn mtu(&self) -> u32 {
+        self.external.link.mtu.saturating_sub(OVERHEAD)
+    }
+
+    /// Brings the device into the wanted state, made anew if it is set to something else; its index.
+    pub async fn ensure(&self, netlink: &Netlink, subnet: Ipv4Network) -> Result<u32> {
+        let wanted = Ipip { local: self.external.address, remote: None };
+        if let Some(link) = netlink.link_by_name(DEVICE).await?
+            && (link.kind.as_deref() != Some(TYPE) || netlink.ipip(DEVICE).await? != Some(wanted))
+        {
+            tracing::info!(device = DEVICE, "the device is not as it should be; making it anew");
+            netlink.delete_link(link.index).await?;
+        }
+        let link = match netlink.link_by_name(DEVICE).await? {
+            Some(link) => link,
+            None => {
+                make(netlink, &wanted).await?;
+                netlink.link_by_name(DEVICE).await?.with_context(|| format!("{DEVICE} vanished"))?
+            }
+        };
+        if link.mtu != self.mtu() {
+            netlink.set_mtu(link.index, self.mtu()).await?;
+        }
+        kernel::set_address(netlink, link.index, subnet.network()).await?;
+        if !link.up {
+            netlink.set_up(link.index, true).await?;
+        }
+        Ok(link.index)
+    }
+
+    /// Routes to the other nodes. `on_link` are the networks of the interface below. Pure.
+    pub fn plan(
+        &self,
+        device: u32,
+        network: Ipv4Network,
+        on_link: &[Ipv4Network],
+        others: &[Lease],
+    ) -> Desired {
+        let route = |lease: &Lease| {
+            if self.options.direct_routing && on_link.iter().any(|net| net.contains(lease.public_ip)) {
+                return host_gw::via(lease, &self.external);
+            }
+            let to = Route::to(IpNetwork::V4(lease.subnet));
+            Route { gateway: Some(lease.public_ip.into()), oif: Some(device), onlink: true, ..to }
+        };
+        let others = others.iter().filter(|lease| lease.backend.kind == TYPE);
+        Desired { routes: others.map(route).chain([refuse(network)]).collect(), neighbours: Vec::new() }
+    }
+}
+
+async fn make(netlink: &Netlink, wanted: &Ipip) -> Result<()> {
+    match netlink.add_ipip(DEVICE, wanted).await {
+        Err(error) if error.errno() == Some(Errno::EOPNOTSUPP) => bail!(
+            "{error}: this kernel has no IPIP tunnels. Load the module ipip (CONFIG_NET_IPIP), or choose another backend: vxlan needs \
+             CONFIG_VXLAN, udp and wireguard need CONFIG_TUN"
+        ),
+        made => made.context("is another IPIP device with the same local address here?"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::key::Advert;
+    use serde_json::json;
+
+    fn lease(subnet: &str, ip: [u8; 4], kind: &str) -> Lease {
+        let backend = Advert { kind: kind.into(), ..Advert::default() };
+        Lease { subnet: subnet.parse().unwrap(), public_ip: ip.into(), backend }
+    }
+
+    fn device(direct_routing: bool) -> Device {
+        let link = hostnet::Link {
+            index: 2,
+            name: "eth0".into(),
+            mtu: 1500,
+            up: true,
+            mac: Vec::new(),
+            kind: None,
+            master: None,
+        };
+        let ip = [192, 0, 2, 1].into();
+        Device { options: Options { direct_routing }, external: External { link, address: ip, public: ip } }
+    }
+
+    #[test]
+    fn options_have_flannels_default() {
+        let parse = |value: Value| Options::parse(value.as_object().unwrap());
+        assert_eq!(parse(json!({ "Type": "ipip" })), Ok(Options { direct_routing: false }));
+        assert_eq!(parse(json!({ "directrouting": true })), Ok(Options { direct_routing: true }));
+        assert!(parse(json!({ "DirectRouting": "yes" })).is_err());
+    }
+
+    #[test]
+    fn each_peer_has_a_route_by_way_of_its_host() {
+        let leases = [
+            lease("10.5.2.0/24", [192, 0, 2, 2], TYPE),
+            lease("10.5.3.0/24", [198, 51, 100, 3], TYPE),
+            lease("10.5.4.0/24", [192, 0, 2, 4], "vxlan"),
+        ];
+        let plan = |direct| {
+            let on_link = ["192.0.2.0/24".parse().unwrap()];
+            let routes = device(direct).plan(9, "10.5.0.0/16".parse().unwrap(), &on_link, &leases).routes;
+            assert_eq!(routes.len(), 3, "two peers, and the refusal");
+            [0, 1].map(|n| (routes[n].gateway.unwrap().to_string(), routes[n].oif, routes[n].onlink))
+        };
+        let tunnelled = |ip: &str| (ip.to_owned(), Some(9), true);
+        assert_eq!(device(false).mtu(), 1480);
+        assert_eq!(plan(false), [tunnelled("192.0.2.2"), tunnelled("198.51.100.3")]);
+        assert_eq!(plan(true), [("192.0.2.2".to_owned(), Some(2), false), tunnelled("198.51.100.3")]);
+    }
+}
