@@ -180,7 +180,7 @@ impl Tenure {
                 let mut told = Told::default();
                 while let Err(error) = nodes.announce().await {
                     told.once(&error, |error| {
-                        tracing::warn!("cannot set the condition NetworkUnavailable: {error}")
+                        tracing::warn!("cannot set the condition NetworkUnavailable: {error}");
                     });
                     sleep(jittered(RETRY)).await;
                 }

@@ -21,6 +21,8 @@ const PREFIX: &str = "flannel.alpha.coreos.com/";
 const UDP: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
 const VXLAN: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const ALLOCATE: [&str; 2] = ["--allocate-node-cidrs", "--cluster-cidr=10.5.0.0/16"];
+/// Its address.
+const SERVER: &str = "198.18.50.253";
 const SOON: Duration = Duration::from_secs(20);
 
 /// An API server on the switch; killed with the value.
@@ -33,6 +35,12 @@ struct Server {
 impl Server {
     fn start(lab: &Lab, more: &[&str]) -> Server {
         let (switch, dir) = (lab.switch().to_owned(), lab.dir.path().to_owned());
+        // The switch's other address is etcd's.
+        inside(&switch, async || {
+            let netlink = Netlink::connect().unwrap();
+            let bridge = netlink.link_by_name("br0").await.unwrap().unwrap().index;
+            netlink.add_address(bridge, format!("{SERVER}/24").parse().unwrap()).await.unwrap();
+        });
         let child = spawn(&switch, &dir, more);
         let server = Server { child, switch, dir };
         within(Duration::from_secs(60), "the API server answers", || {
@@ -103,7 +111,7 @@ fn spawn(switch: &Path, dir: &Path, more: &[&str]) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(dir.join("kubelite.log")).unwrap();
     let mut command = Command::new(binary);
     command
-        .args(["server", "--disable-agent", "--node-name=switch", "--node-ip=198.18.50.254"])
+        .args(["server", "--disable-agent", "--node-name=switch", &format!("--node-ip={SERVER}")])
         .arg(format!("--data-dir={}", dir.join("kubelite").display()))
         .arg(format!("--write-kubeconfig={}", dir.join("kubeconfig").display()))
         .args(more)

@@ -105,13 +105,14 @@ impl Node {
     /// The record's value.
     fn value(&self, names: &Annotations) -> Vec<u8> {
         let said = |name: &str| self.annotation(&names.name(name));
-        let data = said("backend-data").unwrap_or("null");
-        if serde_json::from_str::<IgnoredAny>(data).is_err() {
-            return data.into();
+        let (data, features) = (said("backend-data").unwrap_or("null"), said("features").unwrap_or("null"));
+        let is_json = |text: &&str| serde_json::from_str::<IgnoredAny>(text).is_ok();
+        if let Some(damaged) = [data, features].into_iter().find(|text| !is_json(text)) {
+            return damaged.into();
         }
         let text = |name| Value::from(said(name).unwrap_or_default());
         let value = format!(
-            r#"{{"PublicIP":{},"PublicIPv6":null,"BackendType":{},"BackendData":{data}}}"#,
+            r#"{{"PublicIP":{},"PublicIPv6":null,"BackendType":{},"BackendData":{data},"Features":{features}}}"#,
             text("public-ip"),
             text("backend-type")
         );
@@ -155,6 +156,7 @@ impl Node {
     /// The patch that makes the node say this lease; none if it does already.
     pub fn patch(&self, names: &Annotations, lease: &Lease) -> Option<Value> {
         let data = Some(lease.backend.data.as_str()).filter(|data| !data.is_empty()).unwrap_or("null");
+        let features = lease.backend.features.encode();
         let wanted: Map<String, Value> = [
             ("kube-subnet-manager", "true"),
             ("backend-type", &lease.backend.kind),
@@ -162,6 +164,8 @@ impl Node {
             ("public-ip", &lease.public_ip.to_string()),
         ]
         .into_iter()
+        // Ours: flannel's nodes look past it.
+        .chain(features.iter().map(|features| ("features", features.as_str())))
         .map(|(name, value)| (names.name(name), Value::from(value)))
         .collect();
         let there = &self.metadata.annotations;

@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 use http_body_util::StreamBody;
 use hyper::body::{Bytes, Frame};
 use hyper::{Request, Response};
 use kube::client::{Body, Client};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::annotations::Annotations;
 use super::{Access, Inner, Name, Nodes};
@@ -124,7 +125,7 @@ async fn no_more_is_taken_at_once_than_asked_for() {
         nodes(vec![("limit=250", 200, vec![page], End::Well), ("watch", 200, many, End::Never)], 2);
     let (_, mut events) = nodes.subscribe().await.unwrap();
     let mut sizes = Vec::new();
-    while let Some(Some(Ok((events, _)))) = events.next().now_or_never() {
+    while let Ok(Some(Ok((events, _)))) = timeout(Duration::from_secs(60), events.next()).await {
         sizes.push(events.len());
     }
     assert_eq!(sizes, [2, 2, 1]);
