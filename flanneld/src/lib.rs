@@ -13,6 +13,7 @@ pub mod config;
 pub mod daemon;
 pub mod datapath;
 pub mod docker_opts;
+pub mod family;
 pub mod http;
 pub mod iface;
 pub mod lease;

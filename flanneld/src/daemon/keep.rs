@@ -8,13 +8,13 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::feed::{Feed, Item};
 use super::insist;
-use super::node::Node;
+use super::node::{Look, Node};
 use super::place::Place;
 use super::renewal::{Renewal, wait_until};
-use super::source::Tenure;
 use super::succession::Successor;
 use crate::lease::follow::{Follower, News};
 use crate::lease::keeper::Owned;
+use crate::lease::key::encode_key;
 
 /// Between two looks at whether something is to be mended. A look that finds nothing costs two system calls or three.
 const LOOK: Duration = Duration::from_secs(1);
@@ -25,26 +25,25 @@ impl Node {
     /// Follows the others and keeps the own lease, until another process has taken the place.
     pub(super) async fn keep(
         &mut self,
-        tenure: Tenure,
         mut owned: Owned,
         mut follower: Follower,
         place: &mut Place,
     ) -> Result<Successor> {
         loop {
-            let (feed, renewal) = (tenure.feed(), tenure.renewal(&owned));
+            let (feed, renewal) = (self.tenure.feed(), Renewal::new(self.tenure.clone(), &owned));
             let end = self.follow(feed, renewal, &mut follower, &mut owned, place).await;
             if let End::HandedOver(successor) = end {
                 return Ok(successor);
             }
             // Lost: nothing is forwarded until there is another.
             self.stand_still(&owned).await;
-            tracing::warn!(subnet = %owned.lease.subnet, "the lease is lost; taking it again, or another");
-            let lost = owned;
+            tracing::warn!(subnet = %owned.lease.subnets, "the lease is lost; taking it again, or another");
+            let (lost, tenure) = (owned, self.tenure.clone());
             owned = match place.unless_left(insist(async || tenure.retake(&lost).await)).await {
                 Ok(owned) => owned,
                 Err(successor) => return Ok(successor),
             };
-            if owned.lease.subnet != lost.lease.subnet {
+            if owned.lease.subnets != lost.lease.subnets {
                 self.settle(&owned, &follower).await?;
             }
         }
@@ -70,7 +69,7 @@ impl Node {
                 }
                 renewed = renewal.next(owned) => match renewed {
                     Some(renewed) => {
-                        *owned = renewed;
+                        self.reword(renewed, owned, &mut renewal);
                         self.publish(follower, owned).await;
                     }
                     None => return End::Lost,
@@ -80,10 +79,29 @@ impl Node {
                     if self.hand_over(place, &mut successor, owned).await {
                         return End::HandedOver(successor);
                     }
-                    self.look(owned).await;
+                    let _ = self.look(owned).await;
                 }
-                _ = look.tick() => self.look(owned).await,
+                _ = look.tick() => {
+                    if self.look(owned).await == Look::Moved {
+                        let tell = self.tenure.moved().await;
+                        feed = self.tenure.feed();
+                        renewal = Renewal::new(self.tenure.clone(), owned);
+                        if tell {
+                            renewal.at_once();
+                        }
+                        self.reword(owned.clone(), owned, &mut renewal);
+                        self.publish(follower, owned).await;
+                    }
+                }
             }
+        }
+    }
+
+    /// The lease is this one now. If it does not say what it should it is written again at once.
+    fn reword(&self, from: Owned, owned: &mut Owned, renewal: &mut Renewal) {
+        *owned = self.tenure.reword(from);
+        if owned.is_outdated() {
+            renewal.at_once();
         }
     }
 
@@ -122,18 +140,19 @@ pub(super) fn absorb(item: Item, follower: &mut Follower, owned: &Owned) -> bool
 }
 
 fn is_ours(follower: &Follower, owned: &Owned) -> bool {
-    follower.lease(owned.lease.subnet).is_some_and(|lease| owned.is_of(lease.public_ip))
+    let own = follower.lease(&encode_key(&owned.lease.subnets));
+    own.is_some_and(|lease| owned.is_of(&lease.public))
 }
 
 fn tell(news: &[News], owned: &Owned) {
     for item in news {
         match item {
-            News::Set(lease) | News::Gone(lease) if lease.subnet == owned.lease.subnet => {}
+            News::Set(lease) | News::Gone(lease) if lease.subnets == owned.lease.subnets => {}
             News::Set(lease) => {
-                tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet added");
+                tracing::info!(subnet = %lease.subnets, via = %lease.public, "subnet added");
             }
             News::Gone(lease) => {
-                tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet removed");
+                tracing::info!(subnet = %lease.subnets, via = %lease.public, "subnet removed");
             }
             News::Bad(key, error) => {
                 let key: String = key.chars().take(LOGGED_KEY).collect();

@@ -1,7 +1,7 @@
 //! The daemon: it wires lease, routes and data path, and keeps them so.
 //!
 //! ```text
-//!  start: config → interface → network config → lease → device, socket, rules → subnet.env → ready
+//!  start: config → network config → interface → lease → device, socket, rules → subnet.env → ready
 //!  then:  follow the others' leases │ renew the own one │ look after device, routes and rules │ until a signal
 //! ```
 //!
@@ -34,8 +34,9 @@ use crate::chance;
 use crate::config::Config;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
+use crate::family::{Dual, Family};
 use crate::http::Ready;
-use crate::iface;
+use crate::iface::{self, Wanted};
 use crate::lease::follow::Follower;
 use crate::lease::keeper::{KeeperError, Owned, Settings};
 use crate::notify;
@@ -133,16 +134,16 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
         }
     };
     let host = node::Host { config, changes: started.changes, network: started.network };
-    let mut node = Node::new(host, started.carrier, metrics, ready);
+    let mut node = Node::new(host, started.carrier, tenure, metrics, ready);
     node.settle(&owned, &started.follower).await?;
     notify::ready();
-    tenure.announce();
+    node.tenure.announce();
     // For as long as this connection lasts the other one stands by.
     let _standing_by = match predecessor {
         Some(predecessor) => Some(predecessor.carrying().await?),
         None => None,
     };
-    node.keep(tenure, owned, started.follower, &mut place).await
+    node.keep(owned, started.follower, &mut place).await
 }
 
 /// What there is before the lease.
@@ -158,11 +159,13 @@ async fn start(config: &Config, meters: Meters) -> Result<Started> {
     let netlink = Netlink::connect()?;
     let changes = Changes::listen()?;
     let source = Source::open(&config.leases).await?;
-    let public_ip = source.public_ip(config).await;
-    let external = iface::find(&netlink, &config.iface, public_ip).await?;
-    tracing::info!(interface = external.link.name, address = %external.address, public = %external.public, "using interface");
     let network = source.network().await?;
-    tracing::info!(network = %network.network, backend = ?network.backend, "found network config");
+    tracing::info!(network = %network.networks(), backend = ?network.backend, "found network config");
+    let families: Vec<Family> = network.pools.iter().map(|(family, _)| family).collect();
+    let public = source.public(config).await;
+    let wanted = Wanted { families: &families, public: &public, used: &Dual::default() };
+    let external = iface::find(&netlink, &config.iface, &wanted).await?;
+    tracing::info!(interface = external.link.name, address = %external.address, public = %external.public, "using interface");
     let follower = source.leases(&network, external.public).await;
     let known = follower.leases().cloned().collect();
     let carrier =
@@ -170,7 +173,7 @@ async fn start(config: &Config, meters: Meters) -> Result<Started> {
     let carrier = carrier.with_blackhole(config.blackhole);
     let settings = Settings {
         network: network.clone(),
-        public_ip: external.public,
+        public: external.public,
         backend: carrier.advert(),
         ttl: config.lease_ttl,
         margin: config.renew_margin,
@@ -184,12 +187,12 @@ async fn insist(ask: impl AsyncFn() -> Result<Owned, KeeperError>) -> Owned {
     loop {
         match ask().await {
             Ok(owned) => {
-                tracing::info!(subnet = %owned.lease.subnet, reserved = owned.reserved, "lease acquired");
+                tracing::info!(subnet = %owned.lease.subnets, reserved = owned.reserved, "lease acquired");
                 return owned;
             }
             Err(error) => {
                 told.once(&error, |error| tracing::error!("failed to acquire a lease: {error}"));
-                let taken = matches!(error, KeeperError::OutOfSubnets | KeeperError::Node(_));
+                let taken = matches!(error, KeeperError::OutOfSubnets(_) | KeeperError::Node(_));
                 sleep(if taken { REACQUIRE } else { jittered(RETRY) }).await;
             }
         }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::metrics::Metrics;
 use super::place::Place;
+use super::source::Tenure;
 use super::succession::Successor;
 use super::told::Told;
 use crate::backend::carrier::Carrier;
@@ -28,24 +29,37 @@ pub(super) struct Host {
 pub(super) struct Node {
     host: Host,
     carrier: Carrier,
+    pub(super) tenure: Tenure,
     metrics: Metrics,
     ready: Ready,
     rules: Guard,
     /// When everything is looked at, whether somebody told of a change or not.
     whole_look: Instant,
     told: Told,
+    interface: Told,
+}
+
+/// What a look found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The host is where it was.
+    Same,
+    /// It is reached elsewhere now.
+    Moved,
 }
 
 impl Node {
-    pub(super) fn new(host: Host, carrier: Carrier, metrics: Metrics, ready: Ready) -> Node {
+    pub(super) fn new(host: Host, carrier: Carrier, tenure: Tenure, metrics: Metrics, ready: Ready) -> Node {
         Node {
             host,
             carrier,
+            tenure,
             metrics,
             ready,
             rules: Guard::default(),
             whole_look: Instant::now(),
             told: Told::default(),
+            interface: Told::default(),
         }
     }
 
@@ -53,19 +67,24 @@ impl Node {
     pub(super) async fn settle(&mut self, owned: &Owned, follower: &Follower) -> Result<()> {
         // Before anything is carried: a data path without routes would drop what waits for it.
         self.publish(follower, owned).await;
-        self.carrier.start(owned.lease.subnet).await?;
-        let mtu = self.carrier.mtu();
+        self.carrier.start(owned.lease.subnets).await?;
         self.rules.put(&self.wanted_rules(owned))?;
+        self.write_env(owned)?;
+        self.ready.set(self.carrier.is_alive());
+        Ok(())
+    }
+
+    fn write_env(&self, owned: &Owned) -> Result<()> {
+        let mtu = self.carrier.mtu();
         let env = SubnetEnv {
-            network: self.host.network.network,
-            subnet: owned.lease.subnet,
+            networks: self.host.network.networks(),
+            subnets: owned.lease.subnets,
             mtu,
             ip_masq: self.host.config.ip_masq,
         };
         let path = &self.host.config.subnet_file;
         env.write(path).with_context(|| format!("cannot write {}", path.display()))?;
         tracing::info!(file = %path.display(), mtu, "wrote subnet file");
-        self.ready.set(self.carrier.is_alive());
         Ok(())
     }
 
@@ -83,7 +102,7 @@ impl Node {
     /// Forwards nothing until there are routes again.
     pub(super) async fn stand_still(&mut self, lost: &Owned) {
         self.ready.set(false);
-        if let Err(error) = self.carrier.withdraw(lost.lease.subnet).await {
+        if let Err(error) = self.carrier.withdraw(lost.lease.subnets).await {
             tracing::error!("cannot take the routes away: {error:#}");
         }
     }
@@ -94,9 +113,9 @@ impl Node {
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
         self.ready.set(self.carrier.is_alive());
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
-        let others = follower.leases().filter(|lease| !owned.is_of(lease.public_ip));
+        let others = follower.leases().filter(|lease| !owned.is_of(&lease.public));
         let until = owned.safe_until().map(Instant::into_std);
-        if let Err(error) = self.carrier.publish(owned.lease.subnet, others, until).await {
+        if let Err(error) = self.carrier.publish(owned.lease.subnets, others, until).await {
             let error = format!("{error:#}");
             self.told.once(&error, |error| tracing::error!("{error}"));
         }
@@ -104,16 +123,20 @@ impl Node {
 
     /// Looks whether somebody took something away, and mends it. The kernel tells of links, addresses and routes that changed; of
     /// rules it is asked.
-    pub(super) async fn look(&mut self, owned: &Owned) {
+    pub(super) async fn look(&mut self, owned: &Owned) -> Look {
         let now = Instant::now();
         let left = owned.safe_until().map(|until| until.saturating_duration_since(now).as_secs_f64());
         self.metrics.until.set(left.unwrap_or(f64::INFINITY));
         // Asked in any case: what was told of until now is looked at now.
-        let changed = self.host.changes.any();
-        let mut mended = Ok(());
+        let changed = self.host.changes.any(&self.carrier.devices());
+        let (mut mended, mut found) = (Ok(()), Look::Same);
         if changed || !self.carrier.is_alive() || now >= self.whole_look {
             self.whole_look = now + self.host.config.resync;
+            found = self.follow_interface().await;
             mended = self.mend_carrier(owned).await;
+        }
+        if found == Look::Moved {
+            mended = mended.and_then(|()| self.write_env(owned));
         }
         let mended = mended.and_then(|()| self.mend_rules(owned));
         match mended {
@@ -123,10 +146,30 @@ impl Node {
                 self.told.once(&error, |error| tracing::error!("cannot mend the network: {error}"));
             }
         }
+        found
+    }
+
+    /// The interface to the other nodes may have another address now, or be another one.
+    async fn follow_interface(&mut self) -> Look {
+        let config = &self.host.config;
+        match self.carrier.follow_interface(&config.iface, &config.public).await {
+            Ok(moved) => {
+                self.interface.over();
+                self.tenure.move_to(self.carrier.public());
+                if moved { Look::Moved } else { Look::Same }
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                self.interface.once(&error, |error| {
+                    tracing::warn!("there is no interface to the other nodes at the moment: {error}");
+                });
+                Look::Same
+            }
+        }
     }
 
     async fn mend_carrier(&mut self, owned: &Owned) -> Result<()> {
-        let mended = self.carrier.mend(owned.lease.subnet).await;
+        let mended = self.carrier.mend(owned.lease.subnets).await;
         self.ready.set(self.carrier.is_alive());
         mended
     }
@@ -141,8 +184,8 @@ impl Node {
 
     fn wanted_rules(&self, owned: &Owned) -> Rules {
         Rules {
-            network: self.host.network.network,
-            subnet: owned.lease.subnet,
+            networks: self.host.network.networks(),
+            subnets: owned.lease.subnets,
             masquerade: self.host.config.ip_masq,
             random_ports: self.host.config.random_ports,
             forward: self.host.config.forward_rules,

@@ -3,15 +3,15 @@
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::source::Tenure;
 use super::told::Told;
 use super::{PATIENCE, RETRY, jittered};
-use crate::lease::keeper::{Keeper, Owned};
+use crate::lease::keeper::Owned;
 use crate::lease::store::StoreError;
 
 /// Renews a lease again and again.
 pub(super) struct Renewal {
-    /// None: nothing is to be renewed.
-    keeper: Option<Keeper>,
+    tenure: Tenure,
     state: State,
     told: Told,
 }
@@ -25,34 +25,37 @@ enum State {
 
 impl Renewal {
     /// Of this lease.
-    pub(super) fn new(keeper: Keeper, owned: &Owned) -> Renewal {
-        let state = State::Resting(keeper.due(owned));
-        Renewal { keeper: Some(keeper), state, told: Told::default() }
+    pub(super) fn new(tenure: impl Into<Tenure>, owned: &Owned) -> Renewal {
+        let tenure = tenure.into();
+        let state = State::Resting(tenure.due(owned));
+        Renewal { tenure, state, told: Told::default() }
     }
 
-    /// Of what lasts by itself.
-    pub(super) fn never() -> Renewal {
-        Renewal { keeper: None, state: State::Resting(None), told: Told::default() }
+    /// Does not wait until it is due.
+    pub(super) fn at_once(&mut self) {
+        if matches!(self.state, State::Resting(_)) {
+            self.state = State::Resting(Some(Instant::now()));
+        }
     }
 
     /// The lease as it is renewed; none if it is not ours any more. As long as etcd is away it is asked again. It may be dropped
     /// half-way and called again.
     pub(super) async fn next(&mut self, owned: &Owned) -> Option<Owned> {
-        let Some(keeper) = &self.keeper else { return std::future::pending().await };
         loop {
             match &mut self.state {
                 State::Resting(due) => {
                     wait_until(*due).await;
-                    let (keeper, owned) = (keeper.clone(), owned.clone());
+                    let (tenure, owned) = (self.tenure.clone(), owned.clone());
                     self.state = State::Asking(Box::pin(async move {
-                        let silent = |_| Err(StoreError::Unavailable("etcd does not answer".to_owned()));
-                        timeout(PATIENCE, keeper.renew(&owned)).await.unwrap_or_else(silent)
+                        let silent = |_| Err(StoreError::Unavailable("it does not answer".to_owned()));
+                        timeout(PATIENCE, tenure.renew(&owned)).await.unwrap_or_else(silent)
                     }));
                 }
                 State::Asking(answer) => match answer.await {
                     Ok(renewed) => {
                         self.told.over();
-                        self.state = State::Resting(renewed.as_ref().and_then(|owned| keeper.due(owned)));
+                        self.state =
+                            State::Resting(renewed.as_ref().and_then(|owned| self.tenure.due(owned)));
                         return renewed;
                     }
                     Err(error) => {

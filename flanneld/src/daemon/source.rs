@@ -2,19 +2,20 @@
 //! lease means on this host, knows no difference.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tokio::time::{sleep, timeout};
+use ipnetwork::IpNetwork;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::feed::Feed;
-use super::renewal::Renewal;
 use super::told::Told;
 use super::{RETRY, jittered};
 use crate::backend::BackendKind;
 use crate::config::network::NetworkConfig;
 use crate::config::{Config, Leases};
+use crate::family::Dual;
 use crate::lease::etcd::Etcd;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::{Keeper, KeeperError, Owned, Passed, Settings};
@@ -30,7 +31,7 @@ pub(super) enum Source {
 /// The own lease, and news of the others'.
 #[derive(Clone)]
 pub(super) enum Tenure {
-    Etcd(Arc<dyn LeaseStore>, Keeper),
+    Etcd(Keeper),
     Kube(Nodes, Settings),
 }
 
@@ -51,6 +52,15 @@ impl Source {
 
     /// The network's configuration; in etcd it is waited for.
     pub(super) async fn network(&self) -> Result<NetworkConfig> {
+        let network = self.any_network().await?;
+        anyhow::ensure!(
+            network.pools.v6.is_none(),
+            "the network config's EnableIPv6: IPv6 is not there yet; leave it out"
+        );
+        Ok(network)
+    }
+
+    async fn any_network(&self) -> Result<NetworkConfig> {
         match self {
             Source::Etcd(store) => {
                 let read = async || {
@@ -58,7 +68,8 @@ impl Source {
                     store.config().await?.ok_or_else(|| StoreError::Unavailable(missing.to_owned()))
                 };
                 let text = until_told("couldn't fetch network config", read).await;
-                NetworkConfig::parse(&text).context("the network config in etcd cannot be used")
+                let network = NetworkConfig::parse(&text).and_then(NetworkConfig::require_ipv4);
+                network.context("the network config in etcd cannot be used")
             }
             Source::Kube(nodes) => {
                 let path = &nodes.access().net_config;
@@ -71,19 +82,19 @@ impl Source {
         }
     }
 
-    /// The address by which others reach this host, where somebody said one: by flag, or by an annotation of the node.
-    pub(super) async fn public_ip(&self, config: &Config) -> Option<Ipv4Addr> {
+    /// The addresses by which others reach this host, where somebody said them: by flag, or by an annotation of the node.
+    pub(super) async fn public(&self, config: &Config) -> Dual<IpAddr> {
         match self {
-            Source::Kube(nodes) if config.public_ip.is_none() => {
+            Source::Kube(nodes) if config.public.is_empty() => {
                 until_told("cannot read this node's annotations", async || nodes.public().await).await
             }
-            _ => config.public_ip,
+            _ => config.public,
         }
     }
 
     /// The leases that are there now, the own one of the last time among them under the address that this host has now; asked for until they
     /// are told.
-    pub(super) async fn leases(&self, network: &NetworkConfig, public_ip: Ipv4Addr) -> Follower {
+    pub(super) async fn leases(&self, network: &NetworkConfig, public: Dual<IpAddr>) -> Follower {
         let mut follower = Follower::new(network.clone());
         let what = "cannot list the leases";
         let records: Vec<Record> = match self {
@@ -91,7 +102,7 @@ impl Source {
                 until_told(what, async || Ok::<_, StoreError>(store.list().await?.records)).await
             }
             Source::Kube(nodes) => {
-                let own = until_told(what, async || nodes.own_record(public_ip).await).await;
+                let own = until_told(what, async || nodes.own_record(public).await).await;
                 let list = async || Ok::<_, StoreError>(nodes.list().await?.0.records());
                 let listed = match () {
                     () if network.backend == BackendKind::Alloc => Some(Vec::new()),
@@ -114,7 +125,7 @@ impl Source {
     /// For a node that tells the others this.
     pub(super) fn tenure(self, settings: Settings) -> Tenure {
         match self {
-            Source::Etcd(store) => Tenure::Etcd(store.clone(), Keeper::new(store, settings)),
+            Source::Etcd(store) => Tenure::Etcd(Keeper::new(store, settings)),
             Source::Kube(nodes) => Tenure::Kube(nodes, settings),
         }
     }
@@ -122,12 +133,9 @@ impl Source {
 
 impl Tenure {
     /// Takes the own lease, or what is given.
-    pub(super) async fn acquire(
-        &self,
-        previous: Option<ipnetwork::Ipv4Network>,
-    ) -> Result<Owned, KeeperError> {
+    pub(super) async fn acquire(&self, previous: Dual<IpNetwork>) -> Result<Owned, KeeperError> {
         match self {
-            Tenure::Etcd(_, keeper) => keeper.acquire(previous).await,
+            Tenure::Etcd(keeper) => keeper.acquire(previous).await,
             Tenure::Kube(nodes, settings) => nodes.acquire(settings).await,
         }
     }
@@ -135,15 +143,15 @@ impl Tenure {
     /// The same in place of one that was lost.
     pub(super) async fn retake(&self, lost: &Owned) -> Result<Owned, KeeperError> {
         match self {
-            Tenure::Etcd(_, keeper) => keeper.retake(lost).await,
+            Tenure::Etcd(keeper) => keeper.retake(lost).await,
             Tenure::Kube(nodes, settings) => nodes.acquire(settings).await,
         }
     }
 
     /// Goes on with the lease of another process of this host. Kubernetes is asked anew.
-    pub(super) fn adopt(&self, passed: &Passed, asked: tokio::time::Instant) -> Option<Owned> {
+    pub(super) fn adopt(&self, passed: &Passed, asked: Instant) -> Option<Owned> {
         match self {
-            Tenure::Etcd(_, keeper) => keeper.adopt(passed, asked),
+            Tenure::Etcd(keeper) => keeper.adopt(passed, asked),
             Tenure::Kube(..) => None,
         }
     }
@@ -151,7 +159,7 @@ impl Tenure {
     /// News of all leases.
     pub(super) fn feed(&self) -> Feed {
         match self {
-            Tenure::Etcd(store, _) => Feed::new(store.clone()),
+            Tenure::Etcd(keeper) => Feed::new(keeper.store()),
             Tenure::Kube(nodes, settings) => {
                 let (nodes, alone) = (nodes.clone(), settings.network.backend == BackendKind::Alloc);
                 Feed::of(Box::new(move || {
@@ -164,11 +172,50 @@ impl Tenure {
         }
     }
 
-    /// The renewal of the own lease.
-    pub(super) fn renewal(&self, owned: &Owned) -> Renewal {
+    /// Renews the own lease; none if it is not ours any more. What Kubernetes gave is told to the others again.
+    pub(super) async fn renew(&self, owned: &Owned) -> Result<Option<Owned>, StoreError> {
         match self {
-            Tenure::Etcd(_, keeper) => Renewal::new(keeper.clone(), owned),
-            Tenure::Kube(..) => Renewal::never(),
+            Tenure::Etcd(keeper) => keeper.renew(owned).await,
+            Tenure::Kube(nodes, settings) => match nodes.acquire(settings).await {
+                Ok(again) => Ok((again.lease.subnets == owned.lease.subnets).then_some(again)),
+                Err(KeeperError::Store(error)) => Err(error),
+                Err(error) => Err(StoreError::Unavailable(error.to_string())),
+            },
+        }
+    }
+
+    /// When the own lease is due to be renewed.
+    pub(super) fn due(&self, owned: &Owned) -> Option<Instant> {
+        match self {
+            Tenure::Etcd(keeper) => keeper.due(owned),
+            Tenure::Kube(..) => None,
+        }
+    }
+
+    /// Others are told these addresses from now on.
+    pub(super) fn move_to(&mut self, public: Dual<IpAddr>) {
+        match self {
+            Tenure::Etcd(keeper) => keeper.move_to(public),
+            Tenure::Kube(_, settings) => settings.public = public,
+        }
+    }
+
+    /// The same lease, to say what this host wants to be said of it now. What Kubernetes' node says is known when it is asked.
+    pub(super) fn reword(&self, owned: Owned) -> Owned {
+        match self {
+            Tenure::Etcd(keeper) => keeper.reword(owned),
+            Tenure::Kube(..) => owned,
+        }
+    }
+
+    /// This host is reached elsewhere now; whether the others must be told so by a renewal at once.
+    pub(super) async fn moved(&self) -> bool {
+        match self {
+            Tenure::Etcd(keeper) => {
+                keeper.store().reconnect().await;
+                false
+            }
+            Tenure::Kube(..) => true,
         }
     }
 
@@ -186,6 +233,12 @@ impl Tenure {
                 }
             });
         }
+    }
+}
+
+impl From<Keeper> for Tenure {
+    fn from(keeper: Keeper) -> Tenure {
+        Tenure::Etcd(keeper)
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use hostnet::neighbour::Table;
 use hostnet::netns::run_in;
 use hostnet::nft::{self, Family};
 use hostnet::{Kind, Netlink, Route};
 
+use super::flannel::Flanneld;
 use super::lab::{Host, Lab, inside, within};
 use super::traffic::answers;
 use super::wire::{Capture, in_clear};
@@ -106,4 +108,117 @@ fn device_and_routes_that_are_taken_away_are_back_soon() {
         println!("{what} taken away: pods talk again after {:?}", start.elapsed());
     }
     assert_eq!(clear.stop().kept.len(), 0, "in clear");
+}
+
+const VXLAN: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+const HOST_GW: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
+
+/// All that the vxlan and host-gw backends have in the kernel: routes into the network, and the device with its address and entries.
+async fn kernel_state(netlink: &Netlink) -> Vec<String> {
+    let inside: ipnetwork::IpNetwork = "10.5.0.0/16".parse().unwrap();
+    let mut state: Vec<String> = Vec::new();
+    let device = netlink.link_by_name("flannel.1").await.unwrap();
+    for route in netlink.routes().await.unwrap() {
+        let ours = route.table == 254 && inside.contains(route.dst.ip()) && route.src.is_none();
+        // The device's number changes when it is made anew.
+        let into_device = route.oif.is_some() && route.oif == device.as_ref().map(|device| device.index);
+        if ours && route.dst.prefix() <= 24 {
+            state.push(format!("{} via {:?} {:?} {into_device}", route.dst, route.gateway, route.kind));
+        }
+    }
+    if let Some(device) = device {
+        state.push(format!("{} {} {}", device.mac_text(), device.mtu, device.up));
+        for address in netlink.addresses(Some(device.index)).await.unwrap() {
+            state.extend(address.net.is_ipv4().then(|| address.net.to_string()));
+        }
+        for table in [Table::Neighbours, Table::Forwarding] {
+            let entries = netlink.neighbours(device.index, table).await.unwrap();
+            state.extend(
+                entries.iter().filter(|n| n.permanent).map(|n| format!("{table:?} {} {:?}", n.ip, n.mac)),
+            );
+        }
+    }
+    state.sort();
+    state
+}
+
+/// One way to break what the kernel has of a backend.
+async fn break_kernel(what: &str, netlink: &Netlink) {
+    let device = async || netlink.link_by_name("flannel.1").await.unwrap().unwrap().index;
+    let entries = async |table| netlink.neighbours(device().await, table).await.unwrap();
+    match what {
+        "device" => netlink.delete_link(device().await).await.unwrap(),
+        "link up" => netlink.set_up(device().await, false).await.unwrap(),
+        "mtu" => netlink.set_mtu(device().await, 576).await.unwrap(),
+        "hardware address" => netlink.set_mac(device().await, [2, 1, 1, 1, 1, 1]).await.unwrap(),
+        "address" => {
+            for address in netlink.addresses(Some(device().await)).await.unwrap() {
+                netlink.delete_address(address.index, address.net).await.unwrap();
+            }
+        }
+        "neighbour" | "forwarding entry" => {
+            let table = if what == "neighbour" { Table::Neighbours } else { Table::Forwarding };
+            for entry in entries(table).await.iter().filter(|entry| entry.permanent) {
+                netlink.delete_neighbour(entry).await.unwrap();
+            }
+        }
+        "routes" => {
+            let inside: ipnetwork::IpNetwork = "10.5.0.0/16".parse().unwrap();
+            for route in netlink.routes().await.unwrap() {
+                if route.table == 254 && inside.contains(route.dst.ip()) && route.gateway.is_some() {
+                    netlink.delete_route(&route).await.unwrap();
+                }
+            }
+        }
+        "refusing route" => {
+            let to = Route::to("10.5.0.0/16".parse().unwrap());
+            netlink
+                .delete_route(&Route { kind: Kind::Unreachable, metric: Some(u32::MAX), ..to })
+                .await
+                .unwrap();
+        }
+        _ => unreachable!("{what}"),
+    }
+}
+
+fn kernel_heals(config: &str, ways: &[&str]) {
+    let lab = Lab::with_hosts(2);
+    lab.put("/coreos.com/network/config", config);
+    let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, &[]));
+    let [a, b] = [0, 1].map(|n| lab.pod(n, &daemons[n]));
+    within(Duration::from_secs(5), "the pods talk", || answers(&a, &b));
+    let host = &lab.hosts[0];
+    let state = || inside(host.ns.path(), async || kernel_state(&Netlink::connect().unwrap()).await);
+    let right = state();
+    for what in ways {
+        inside(host.ns.path(), async || break_kernel(what, &Netlink::connect().unwrap()).await);
+        assert_ne!(state(), right, "{what} is taken away");
+        let took = within(SOON, what, || state() == right);
+        assert!(within(SOON, what, || answers(&a, &b)) < SOON);
+        println!("{what} taken away: all is as before after {took:?}");
+    }
+}
+
+/// Go flannel would fail here: it makes the device anew with another hardware address, tells nobody, and restores no entry (issues 869, 877).
+#[test]
+fn what_is_taken_away_of_vxlan_is_back_soon() {
+    kernel_heals(
+        VXLAN,
+        &[
+            "device",
+            "link up",
+            "mtu",
+            "hardware address",
+            "address",
+            "neighbour",
+            "forwarding entry",
+            "routes",
+            "refusing route",
+        ],
+    );
+}
+
+#[test]
+fn what_is_taken_away_of_host_gw_is_back_soon() {
+    kernel_heals(HOST_GW, &["routes", "refusing route"]);
 }

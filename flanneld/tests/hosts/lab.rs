@@ -141,6 +141,21 @@ impl Lab {
         self.etcd = etcd(&self.switch, self.dir.path());
     }
 
+    /// Gives a host an interface to the switch, with this address and the default route.
+    pub fn plug_again(&self, host: usize, name: &str, ip: Ipv4Addr) {
+        let ns = &self.hosts[host].ns;
+        let end = File::open(ns.path()).unwrap();
+        inside(self.switch.path(), async || {
+            let netlink = Netlink::connect().unwrap();
+            let port = format!("p{host}{name}");
+            netlink.add_veth_into(&port, name, 1500, &end).await.unwrap();
+            let bridge = netlink.link_by_name("br0").await.unwrap().unwrap().index;
+            let port = up(&netlink, &port).await;
+            netlink.set_master(port, bridge).await.unwrap();
+        });
+        inside(ns.path(), async || connect(name, net(ip, 24), SWITCH).await);
+    }
+
     /// A pod on a host, as the CNI plugins would make it from subnet.env.
     pub fn pod(&self, host: usize, daemon: &Flanneld) -> Pod {
         let (subnet, mtu) = daemon.subnet();
@@ -160,7 +175,7 @@ impl Lab {
             netlink.set_mtu(bridge, mtu).await.unwrap();
             netlink.add_address(bridge, net(gateway, subnet.prefix())).await.unwrap();
         });
-        inside(pod.ns.path(), async || connect(net(pod.ip, subnet.prefix()), gateway).await);
+        inside(pod.ns.path(), async || connect("eth0", net(pod.ip, subnet.prefix()), gateway).await);
         pod
     }
 }
@@ -182,7 +197,7 @@ impl Host {
             // As strict as some distributions are by default.
             sysctl::set("net/ipv4/conf/all/rp_filter", "1").unwrap();
             sysctl::set("net/ipv4/ip_forward", "1").unwrap();
-            connect(net(host.ip, 24), SWITCH).await;
+            connect("eth0", net(host.ip, 24), SWITCH).await;
         });
         host
     }
@@ -239,12 +254,12 @@ fn etcd(switch: &Named, dir: &Path) -> Child {
     etcd
 }
 
-/// Gives `lo` and `eth0` of this namespace what they need.
-async fn connect(address: IpNetwork, gateway: Ipv4Addr) {
+/// Gives `lo` and an interface of this namespace what they need.
+async fn connect(name: &str, address: IpNetwork, gateway: Ipv4Addr) {
     let netlink = Netlink::connect().unwrap();
     up(&netlink, "lo").await;
-    let eth0 = up(&netlink, "eth0").await;
-    netlink.add_address(eth0, address).await.unwrap();
+    let link = up(&netlink, name).await;
+    netlink.add_address(link, address).await.unwrap();
     let default = Route { gateway: Some(gateway.into()), ..Route::to(net(Ipv4Addr::UNSPECIFIED, 0)) };
     netlink.replace_route(&default).await.unwrap();
 }

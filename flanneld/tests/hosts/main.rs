@@ -24,6 +24,7 @@ mod inject;
 mod ipip;
 mod kube;
 mod lab;
+mod moving;
 mod nat;
 mod series;
 mod silent;

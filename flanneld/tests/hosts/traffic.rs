@@ -1,7 +1,7 @@
 //! Pods of two hosts talk.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -45,7 +45,12 @@ pub fn dial(ns: &Path, to: impl Into<IpAddr>, port: u16) -> std::io::Result<TcpS
 
 /// Whether a pod's answer to one datagram comes, within a moment.
 pub fn answers(from: &Pod, to: &Pod) -> bool {
-    let (server, client) = (udp(to.ns.path(), (to.ip, 0)), udp(from.ns.path(), (from.ip, 0)));
+    answer((from.ns.path(), from.ip), (to.ns.path(), to.ip))
+}
+
+/// Whether the answer to one datagram from namespace and address to namespace and address comes, within a moment.
+pub fn answer(from: (&Path, Ipv4Addr), to: (&Path, Ipv4Addr)) -> bool {
+    let (server, client) = (udp(to.0, (to.1, 0)), udp(from.0, (from.1, 0)));
     for socket in [&server, &client] {
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     }

@@ -15,7 +15,7 @@ pub mod node;
 mod tests;
 mod watch;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,7 @@ use self::node::Node;
 use super::Lease;
 use super::keeper::{KeeperError, Owned, Settings};
 use super::store::{Events, Record, Snapshot, StoreError};
+use crate::family::Dual;
 
 /// How long one request may take, a page of a listing too.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -136,16 +137,16 @@ impl Nodes {
         &self.0.access
     }
 
-    /// The address that a person gave this node by an annotation.
-    pub async fn public(&self) -> Result<Option<Ipv4Addr>, KeeperError> {
+    /// The addresses that a person gave this node by annotations.
+    pub async fn public(&self) -> Result<Dual<IpAddr>, KeeperError> {
         Ok(self.own_node().await?.public(&self.0.access.annotations)?)
     }
 
-    /// What this node said the last time, if it did, under the address that it has now.
-    pub async fn own_record(&self, public_ip: Ipv4Addr) -> Result<Option<Record>, StoreError> {
+    /// What this node said the last time, if it did, under the addresses that it has now.
+    pub async fn own_record(&self, public: Dual<IpAddr>) -> Result<Option<Record>, StoreError> {
         let record = self.own_node().await?.record(&self.0.access.annotations);
         Ok(record.map(|record| match Lease::decode(&record.key, &record.value) {
-            Ok(lease) => Record { value: Lease { public_ip, ..lease }.encode().into_bytes(), ..record },
+            Ok(lease) => Record { value: Lease { public, ..lease }.encode().into_bytes(), ..record },
             Err(_) => record,
         }))
     }
@@ -186,7 +187,7 @@ impl Nodes {
     pub async fn acquire(&self, settings: &Settings) -> Result<Owned, KeeperError> {
         let (node, names) = (self.own_node().await?, &self.0.access.annotations);
         let backend = settings.backend.clone();
-        let lease = node.own(names, settings.network.network, settings.public_ip, backend)?;
+        let lease = node.own(names, &settings.network, &settings.public, backend)?;
         let version = match node.patch(names, &lease) {
             Some(patch) => self.patch(&patch).await?.metadata.resource_version,
             None => node.metadata.resource_version,
