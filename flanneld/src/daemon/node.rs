@@ -113,7 +113,10 @@ impl Node {
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
         self.ready.set(self.carrier.is_alive());
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
-        let others = follower.leases().filter(|lease| !owned.is_of(&lease.public));
+        // Nor is the own subnet another's, whatever address it is told under.
+        let others = follower
+            .leases()
+            .filter(|lease| !owned.is_of(&lease.public) && lease.subnets != owned.lease.subnets);
         let until = owned.safe_until().map(Instant::into_std);
         if let Err(error) = self.carrier.publish(owned.lease.subnets, others, until).await {
             let error = format!("{error:#}");
