@@ -52,15 +52,6 @@ impl Source {
 
     /// The network's configuration; in etcd it is waited for.
     pub(super) async fn network(&self) -> Result<NetworkConfig> {
-        let network = self.any_network().await?;
-        anyhow::ensure!(
-            network.pools.v6.is_none(),
-            "the network config's EnableIPv6: IPv6 is not there yet; leave it out"
-        );
-        Ok(network)
-    }
-
-    async fn any_network(&self) -> Result<NetworkConfig> {
         match self {
             Source::Etcd(store) => {
                 let read = async || {

@@ -1,5 +1,7 @@
 //! The entry points: bytes in, and a panic if a rule is broken. `cargo fuzz` targets and the test call the same functions.
 
+#[path = "narrow.rs"]
+pub mod narrow;
 #[path = "sealed.rs"]
 pub mod sealed;
 
@@ -8,7 +10,7 @@ use std::net::SocketAddrV4;
 use flanneld::config::network::NetworkConfig;
 use flanneld::datapath::checksum;
 use flanneld::datapath::coalesce::{Joined, MOST_PACKETS, Run, Runs};
-use flanneld::datapath::forward::{Verdict, inbound, outbound};
+use flanneld::datapath::forward::{Onward, Verdict, inbound, outbound};
 use flanneld::datapath::layers::MAX_HEADER;
 use flanneld::datapath::split::Segments;
 use flanneld::datapath::virtio::{self, Header};
@@ -21,13 +23,15 @@ use flanneld::route::Table;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 8] = [
     ("packet", packet),
     ("super_packet", super_packet),
     ("flow", flow),
     ("lease", lease),
     ("config", config),
     ("sealed", sealed::sealed),
+    ("narrow", narrow::narrow),
+    ("icmp", narrow::icmp),
 ];
 
 const PEER: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(192, 0, 2, 2), 8285);
@@ -41,12 +45,12 @@ pub fn packet(data: &[u8]) {
     thread_local!(static TABLE: Table = table());
     TABLE.with(|table| {
         let mut out = data.to_vec();
-        if let Verdict::Send(to) = outbound(&mut out, table) {
-            assert_eq!((to, &data[16..19]), (PEER, &[10, 5, 2][..]));
+        if let Verdict::Send(Onward { to, .. }) = outbound(&mut out, &Header::default(), table) {
+            assert_eq!((to.at, &data[16..19]), (PEER, &[10, 5, 2][..]));
             one_hop_less(data, &out);
         }
         let mut into = data.to_vec();
-        if inbound(&mut into, PEER, table).is_ok() {
+        if inbound(&mut into, PEER, 0, table).is_ok() {
             assert_eq!((&data[12..15], &data[16..19]), (&[10, 5, 2][..], &[10, 5, 1][..]));
             one_hop_less(data, &into);
         }
