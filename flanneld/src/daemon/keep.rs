@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::feed::{Feed, Item};
 use super::insist;
@@ -107,9 +107,11 @@ impl Node {
 
     /// Takes over news; whether the own lease is not ours any more by them.
     async fn take(&mut self, item: Item, follower: &mut Follower, owned: &Owned) -> bool {
+        let read = Instant::now();
         let lost = absorb(item, follower, owned);
         if !lost {
             self.publish(follower, owned).await;
+            self.converged(read);
         }
         lost
     }

@@ -20,6 +20,7 @@ use crate::lease::etcd::Etcd;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::{Keeper, KeeperError, Owned, Passed, Settings};
 use crate::lease::kube::{Nodes, SYNC};
+use crate::lease::observed::{Health, Observed};
 use crate::lease::store::{LeaseStore, Record, StoreError};
 
 /// Before it is known what this node tells the others.
@@ -37,9 +38,12 @@ pub(super) enum Tenure {
 
 impl Source {
     /// The one that the flags name.
-    pub(super) async fn open(leases: &Leases) -> Result<Source> {
+    pub(super) async fn open(leases: &Leases, health: Health) -> Result<Source> {
         match leases {
-            Leases::Etcd(access) => Ok(Source::Etcd(Arc::new(Etcd::connect(access).await?))),
+            Leases::Etcd(access) => {
+                let etcd: Arc<dyn LeaseStore> = Arc::new(Etcd::connect(access).await?);
+                Ok(Source::Etcd(Arc::new(Observed::new(etcd, health))))
+            }
             Leases::Kube(access) => {
                 let client = Nodes::client(access).await?;
                 let open = async || Nodes::open(client.clone(), access.clone()).await;

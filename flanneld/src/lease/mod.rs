@@ -5,7 +5,8 @@
 //! - [`allocate`]: which subnet to try (pure). [`follow`]: what the others have (pure).
 //! - [`keeper`]: takes the own lease, renews it, takes a new one when it is lost.
 //! - [`kube`]: nodes in place of leases, told as the same records.
-//! - [`store`]: what the keeper needs of etcd, as a trait; [`etcd`] and [`memory`] are it, and one suite tests both.
+//! - [`store`]: what the keeper needs of etcd, as a trait; [`etcd`] and [`memory`] are it, and one suite tests both; [`observed`] notes how it
+//!   answers.
 
 pub mod allocate;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub mod keeper;
 pub mod key;
 pub mod kube;
 pub mod memory;
+pub mod observed;
 pub mod store;
 
 pub use key::Lease;

@@ -26,6 +26,7 @@ mod inject;
 mod ipip;
 mod kube;
 mod lab;
+mod look;
 mod moving;
 mod mtu;
 mod nat;
