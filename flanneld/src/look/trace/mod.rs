@@ -102,7 +102,8 @@ impl Trace<'_> {
 
     /// From the peer's host on.
     async fn peer(&mut self, peer: Ipv4Addr, tunnel: Ipv4Addr) -> Result<()> {
-        let outcome = self.ask(peer, SMALL, PATIENCE, None)?;
+        // If nobody has the address on the link, the kernel says so after its three questions.
+        let outcome = self.ask(peer, SMALL, NEIGHBOUR, None)?;
         let up = outcome.echo.is_some();
         if !self.found(&judge::host(peer, &outcome))? {
             return Ok(());
