@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use hostnet::{Address, Link, Netlink, Route, Standing};
+use regex_lite::Regex;
 
-use crate::config::IfaceChoice;
+use crate::config::{Given, IfaceChoice};
 use crate::family::{Dual, Family};
 
 /// The interface and addresses by which other nodes are reached and reach this one.
@@ -43,18 +44,17 @@ pub async fn find(netlink: &Netlink, choice: &IfaceChoice, wanted: &Wanted<'_>) 
     let host = Host { links, addresses, used: *wanted.used };
     let Wanted { families, public, .. } = *wanted;
     let (index, named) = match choice {
-        IfaceChoice::Named(names) => {
-            let found = names.iter().find_map(|name| host.named(name, families));
-            found.with_context(|| {
-                let families = families.iter().map(Family::to_string).collect::<Vec<_>>().join(" and an ");
-                format!("none of the interfaces {names:?} is there with an {families} address")
-            })?
-        }
+        IfaceChoice::Given(given) => match (host.given(given, families), given.can_reach) {
+            (Some(found), _) => found,
+            (None, Some(ip)) => {
+                let route = netlink.route_to(ip).await.with_context(|| format!("--iface-can-reach {ip}"))?;
+                (route.oif.with_context(|| format!("the way to {ip} has no interface"))?, one(route.src))
+            }
+            (None, None) => {
+                bail!("no interface is as the flags say: {}; there are: {}", text(given), host.text())
+            }
+        },
         IfaceChoice::PublicIp => (host.owner_of(public, families)?, *public),
-        IfaceChoice::CanReach(ip) => {
-            let route = netlink.route_to(*ip).await.with_context(|| format!("--iface-can-reach {ip}"))?;
-            (route.oif.with_context(|| format!("the way to {ip} has no interface"))?, one(route.src))
-        }
         IfaceChoice::Default => {
             (default_interface(&netlink.default_routes().await?, families)?, Dual::default())
         }
@@ -76,7 +76,44 @@ fn one(ip: Option<IpAddr>) -> Dual<IpAddr> {
     Dual::of(|family| ip.filter(|ip| Family::of(*ip) == family))
 }
 
+/// The flags again, for a message.
+fn text(given: &Given) -> String {
+    let names = given.names.iter().map(|name| format!("--iface={name}"));
+    names.chain(given.patterns.iter().map(|p| format!("--iface-regex={p}"))).collect::<Vec<_>>().join(" ")
+}
+
 impl Host {
+    /// By names first, and then by patterns, each in their order.
+    fn given(&self, given: &Given, wanted: &[Family]) -> Option<(u32, Dual<IpAddr>)> {
+        let named = given.names.iter().find_map(|name| self.named(name, wanted));
+        let patterns = || given.patterns.iter().filter_map(|text| Regex::new(text).ok());
+        named.or_else(|| patterns().find_map(|pattern| self.matching(&pattern, wanted)))
+    }
+
+    /// The first interface with an address that is like a pattern, or else with such a name.
+    fn matching(&self, pattern: &Regex, wanted: &[Family]) -> Option<(u32, Dual<IpAddr>)> {
+        let serves = |link: &&Link| wanted.iter().all(|family| self.address(link.index, *family).is_some());
+        let like =
+            |a: &&Address| a.standing != Standing::Unusable && pattern.is_match(&a.net.ip().to_string());
+        let by_address = self.links.iter().filter(serves).find_map(|link| {
+            let ips = self.addresses.iter().filter(|a| a.index == link.index && !a.net.ip().is_loopback());
+            let ip = ips.filter(like).map(|a| a.net.ip()).find(|ip| wanted.contains(&Family::of(*ip)));
+            Some((link.index, one(Some(ip?))))
+        });
+        let mut by_name = self.links.iter().filter(serves).filter(|link| pattern.is_match(&link.name));
+        by_address.or_else(|| by_name.next().map(|link| (link.index, Dual::default())))
+    }
+
+    /// What there is, for a message: `eth0 192.0.2.1 fd00::1, eth1 (no address)`.
+    fn text(&self) -> String {
+        let one = |link: &Link| {
+            let ips = self.addresses.iter().filter(|a| a.index == link.index).map(|a| a.net.ip().to_string());
+            let ips = ips.collect::<Vec<_>>().join(" ");
+            format!("{} {}", link.name, if ips.is_empty() { "(no address)" } else { &ips })
+        };
+        self.links.iter().filter(|link| link.name != "lo").map(one).collect::<Vec<_>>().join(", ")
+    }
+
     /// An interface by its name or by an address of it; the address, if it is that.
     fn named(&self, name: &str, wanted: &[Family]) -> Option<(u32, Dual<IpAddr>)> {
         let (index, ip) = match name.parse::<IpAddr>() {
@@ -175,6 +212,36 @@ mod tests {
 
     fn ip(text: &str) -> Option<IpAddr> {
         text.parse().ok()
+    }
+
+    #[test]
+    fn names_go_before_patterns_and_addresses_before_names() {
+        let host = host(&[
+            (2, "192.0.2.1/24", Standing::Permanent),
+            (2, "192.0.2.9/24", Standing::Dynamic),
+            (3, "198.51.100.9/24", Standing::Unusable),
+            (3, "198.51.100.1/24", Standing::Permanent),
+        ]);
+        for (names, patterns, expected, why) in [
+            (&["eth9", "eth1", "eth0"][..], &[][..], Some((3, None)), "the first that is there"),
+            (&["eth9"], &["eth.*"], Some((2, None)), "a pattern, since no name matched"),
+            (&["eth1"], &["eth0"], Some((3, None)), "a name goes before a pattern"),
+            (
+                &[],
+                &["^no", "198\\.51"],
+                Some((3, ip("198.51.100.1"))),
+                "the second pattern; a usable address",
+            ),
+            (&[], &["9$"], Some((2, ip("192.0.2.9"))), "it is that address"),
+            (&[], &["(?i)^ETH1$"], Some((3, None)), "by name"),
+            (&["eth9"], &["^wl"], None, "nothing"),
+        ] {
+            let strings = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+            let given = Given { names: strings(names), patterns: strings(patterns), can_reach: None };
+            let expected = expected.map(|(index, ip)| (index, one(ip)));
+            assert_eq!(host.given(&given, &[Family::V4]), expected, "{why}");
+        }
+        assert_eq!(host.text(), "eth0 192.0.2.1 192.0.2.9, eth1 198.51.100.9 198.51.100.1");
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub struct Cli {
     /// Interface to use (IP or name) for inter-host communication; may be given several times, the first match is taken
     #[arg(long, env = "FLANNELD_IFACE", value_delimiter = ',', help_heading = "Interface")]
     pub(super) iface: Vec<String>,
-    /// Not there yet: regular expressions for the interface
+    /// Regular expression for the interface, tried against addresses and then names; may be given several times, counts if no --iface matches
     #[arg(long, env = "FLANNELD_IFACE_REGEX", help_heading = "Interface")]
     pub(super) iface_regex: Vec<String>,
     /// Detect the interface by which this address is reached; counts only if neither --iface nor --iface-regex matches

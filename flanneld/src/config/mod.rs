@@ -11,6 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use regex_lite::Regex;
+
 use crate::backend::udp;
 use crate::family::{Dual, Family};
 use crate::lease::etcd::Access;
@@ -73,13 +75,22 @@ pub fn socket(subnet_file: &Path) -> PathBuf {
     subnet_file.with_extension("sock")
 }
 
+/// What the flags say of the external interface, in the order in which it counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Given {
+    /// `--iface`: names or addresses, the first that is there.
+    pub names: Vec<String>,
+    /// `--iface-regex`, checked: each is tried against all addresses and then against all names.
+    pub patterns: Vec<String>,
+    /// `--iface-can-reach`: the one by which this address is reached.
+    pub can_reach: Option<IpAddr>,
+}
+
 /// How the external interface is found; the first of these that is given counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IfaceChoice {
-    /// One of these names or addresses, the first that is there.
-    Named(Vec<String>),
-    /// The one by which an address is reached.
-    CanReach(IpAddr),
+    /// What the flags name.
+    Given(Given),
     /// The one that has the public addresses.
     PublicIp,
     /// The one with the default routes.
@@ -125,9 +136,6 @@ impl Cli {
 
     /// Checks the values and reads the files that they name.
     pub fn config(self) -> Result<Config, BadConfig> {
-        if !self.iface_regex.is_empty() {
-            return Err(bad("iface-regex", "is not there yet; name the interface by --iface"));
-        }
         if !(1..=1439).contains(&self.subnet_lease_renew_margin) {
             return Err(bad("subnet-lease-renew-margin", "must be between 1 and 1439 minutes"));
         }
@@ -186,14 +194,23 @@ impl Cli {
     }
 
     fn iface_choice(&self, public: &Dual<IpAddr>) -> Result<IfaceChoice, BadConfig> {
-        if !self.iface.is_empty() {
-            return Ok(IfaceChoice::Named(self.iface.clone()));
+        let can_reach = match self.iface_can_reach.as_str() {
+            "" => None,
+            text => {
+                Some(text.parse().map_err(|_| bad("iface-can-reach", format!("{text} is no IP address")))?)
+            }
+        };
+        for pattern in &self.iface_regex {
+            Regex::new(pattern).map_err(|error| {
+                bad("iface-regex", format!("{pattern} is no regular expression: {error}"))
+            })?;
         }
-        if !self.iface_can_reach.is_empty() {
-            let ip = self.iface_can_reach.parse();
-            return ip.map(IfaceChoice::CanReach).map_err(|_| bad("iface-can-reach", "is no IP address"));
-        }
-        Ok(if public.is_empty() { IfaceChoice::Default } else { IfaceChoice::PublicIp })
+        let given = Given { names: self.iface.clone(), patterns: self.iface_regex.clone(), can_reach };
+        Ok(match given == Given::default() {
+            false => IfaceChoice::Given(given),
+            true if public.is_empty() => IfaceChoice::Default,
+            true => IfaceChoice::PublicIp,
+        })
     }
 }
 
@@ -223,12 +240,17 @@ mod tests {
         Cli::from_args(all).config()
     }
 
+    fn named(names: &[&str]) -> IfaceChoice {
+        let names = names.iter().map(ToString::to_string).collect();
+        IfaceChoice::Given(Given { names, ..Given::default() })
+    }
+
     #[test]
     fn flags_are_gos() {
         let config =
             config(&["-ip-masq", "--iface=eth1", "-etcd-prefix", "/other", "--healthz-port=8081"]).unwrap();
         assert!(config.ip_masq && config.forward_rules && config.random_ports && !config.blackhole);
-        assert_eq!(config.iface, IfaceChoice::Named(vec!["eth1".into()]));
+        assert_eq!(config.iface, named(&["eth1"]));
         let Leases::Etcd(etcd) = config.leases else { panic!("{:?}", config.leases) };
         assert_eq!((etcd.prefix.as_str(), etcd.endpoints.len()), ("/other", 2));
         assert_eq!(config.healthz.unwrap().port(), 8081);
@@ -241,14 +263,14 @@ mod tests {
         assert_eq!(public.public, Dual::only_v4("192.0.2.7".parse().unwrap()));
         let public = config(&["--public-ipv6=fd00::7", "--iface=eth1"]).unwrap();
         assert_eq!((public.public.v6, public.public.v4), ("fd00::7".parse().ok(), None));
-        assert_eq!(public.iface, IfaceChoice::Named(vec!["eth1".into()]));
+        assert_eq!(public.iface, named(&["eth1"]));
     }
 
     #[test]
     fn the_last_of_a_flag_counts_and_interfaces_add_up() {
         let config = config(&["--etcd-prefix=/a", "--iface=a", "--etcd-prefix=/b", "--iface=b"]).unwrap();
         assert!(matches!(config.leases, Leases::Etcd(Access { ref prefix, .. }) if prefix == "/b"));
-        assert_eq!(config.iface, IfaceChoice::Named(vec!["a".into(), "b".into()]));
+        assert_eq!(config.iface, named(&["a", "b"]));
         assert_eq!(config.socket(), PathBuf::from("/run/flannel/subnet.sock"));
     }
 
@@ -282,7 +304,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_told() {
         for (args, flag) in [
-            (&["--iface-regex=eth.*"][..], "iface-regex"),
+            (&["--iface-regex=eth(.*"][..], "iface-regex"),
             (&["--iface-can-reach=nowhere"], "iface-can-reach"),
             (&["--subnet-lease-renew-margin=1440"], "renew-margin"),
             (&["--public-ip=nonsense"], "public-ip"),

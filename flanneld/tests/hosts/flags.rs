@@ -12,9 +12,30 @@ use super::lab::{Host, Lab, inside, within};
 const SOON: Duration = Duration::from_secs(7);
 
 #[test]
+fn the_interface_is_found_by_name_pattern_and_way() {
+    let lab = Lab::with_hosts(1);
+    for flags in [
+        &["--iface=eth7", "--iface=eth0"][..],
+        &["-iface=eth7", "-iface-regex=^10\\.", "-iface-regex=^198\\.18\\.50\\."],
+        &["--iface-regex=^eth[0-3]$"],
+        &["--iface=eth7", "--iface-can-reach=198.18.50.254"],
+    ] {
+        let mut daemon = Flanneld::start(&lab, 0, flags);
+        let log = daemon.log();
+        let line = log.lines().rfind(|line| line.contains("using interface")).unwrap();
+        assert!(line.contains("eth0") && line.contains("198.18.50.1"), "{flags:?}: {line}");
+        daemon.end(nix::sys::signal::Signal::SIGTERM);
+    }
+}
+
+#[test]
 fn what_cannot_be_ends_it_with_code_1_and_a_reason() {
     let lab = Lab::with_hosts(1);
-    for (flag, reason) in [("--iface=eth7", "eth7"), ("--public-ip=192.0.2.1", "--public-ip")] {
+    for (flag, reason) in [
+        ("--iface=eth7", "--iface=eth7; there are: eth0 198.18.50.1"),
+        ("--iface-regex=^wl", "eth0 198.18.50.1"),
+        ("--public-ip=192.0.2.1", "--public-ip"),
+    ] {
         let mut daemon = Flanneld::spawn(&lab, 0, &[flag]);
         assert_eq!(daemon.wait(), Some(1), "{flag}");
         let log = daemon.log();
