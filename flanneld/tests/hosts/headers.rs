@@ -66,6 +66,33 @@ fn dscp_and_ecn_show_outside_and_marks_come_home() {
     assert!(daemons[1].dropped("in", "Congestion") >= before + 10);
 }
 
+#[test]
+fn classes_in_one_burst_stay_apart() {
+    let (lab, _daemons, [a, b]) = Lab::pair();
+    let sink = udp(b.ns.path(), (b.ip, 9));
+    sink.set_read_timeout(Some(PATIENCE)).unwrap();
+    let sockets = [EF_ECT, 0, EF].map(|tos| (classed(&a, tos), tos));
+    let outside =
+        Capture::start(lab.hosts[0].ns.path(), "eth0", |ip| is_tunnel(ip) && ip.ends_with(b"classed"));
+    let inside = Capture::start(b.ns.path(), "eth0", |ip| ip[9] == 17 && ip.ends_with(b"classed"));
+    for _ in 0..20 {
+        for (socket, _) in &sockets {
+            socket.send_to(b"classed", (b.ip, 9)).unwrap();
+        }
+    }
+    let mut buffer = [0; 100];
+    for _ in 0..60 {
+        assert_eq!(sink.recv(&mut buffer).unwrap(), 7);
+    }
+    let (outside, inside) = (outside.stop().kept, inside.stop().kept);
+    assert!(!outside.is_empty() && outside.iter().all(|ip| ip[1] == ip[29]), "outside as inside");
+    let class = |ip: &Vec<u8>| {
+        let port = u16::from_be_bytes([ip[20], ip[21]]);
+        sockets.iter().find(|(socket, _)| socket.local_addr().unwrap().port() == port).unwrap().1
+    };
+    assert!(!inside.is_empty() && inside.iter().all(|ip| ip[1] == class(ip)), "each flow has its own");
+}
+
 /// A Go flannel takes the outer header off and forgets it, and with it a mark.
 #[test]
 fn ecn_is_not_offered_where_marks_would_get_lost() {
