@@ -31,6 +31,9 @@ pub struct Wanted<'a> {
     pub used: &'a Dual<IpAddr>,
 }
 
+/// How the names of flannel's own devices begin.
+const DEVICES: &str = "flannel";
+
 /// What of the host is looked at.
 struct Host {
     links: Vec<Link>,
@@ -85,14 +88,33 @@ fn text(given: &Given) -> String {
 impl Host {
     /// By names first, and then by patterns, each in their order.
     fn given(&self, given: &Given, wanted: &[Family]) -> Option<(u32, Dual<IpAddr>)> {
+        if let Some(used) = self.still_given(given, wanted) {
+            return Some(used);
+        }
         let named = given.names.iter().find_map(|name| self.named(name, wanted));
         let patterns = || given.patterns.iter().filter_map(|text| Regex::new(text).ok());
         named.or_else(|| patterns().find_map(|pattern| self.matching(&pattern, wanted)))
     }
 
+    /// The interface that is used, if it is there and one of the patterns is like it: another one is not taken because it came later. Names
+    /// say which they mean, so they are looked at anew.
+    fn still_given(&self, given: &Given, wanted: &[Family]) -> Option<(u32, Dual<IpAddr>)> {
+        if given.names.iter().any(|name| self.named(name, wanted).is_some()) {
+            return None;
+        }
+        let used = self.addresses.iter().find(|a| self.used.values().any(|ip| a.net.ip() == *ip))?;
+        let link = self.links.iter().find(|link| link.index == used.index)?;
+        let only = Host { links: vec![link.clone()], addresses: self.addresses.clone(), used: self.used };
+        let patterns = given.patterns.iter().filter_map(|text| Regex::new(text).ok());
+        patterns.into_iter().find_map(|pattern| only.matching(&pattern, wanted))
+    }
+
     /// The first interface with an address that is like a pattern, or else with such a name.
     fn matching(&self, pattern: &Regex, wanted: &[Family]) -> Option<(u32, Dual<IpAddr>)> {
-        let serves = |link: &&Link| wanted.iter().all(|family| self.address(link.index, *family).is_some());
+        // Once flannel runs, its own devices and the pods' bridge have addresses that a pattern may be like: what is used stays, and flannel's
+        // devices are never the way to other nodes.
+        let has_all = |link: &Link| wanted.iter().all(|family| self.address(link.index, *family).is_some());
+        let serves = |link: &&Link| !link.name.starts_with(DEVICES) && has_all(link);
         let like =
             |a: &&Address| a.standing != Standing::Unusable && pattern.is_match(&a.net.ip().to_string());
         let by_address = self.links.iter().filter(serves).find_map(|link| {
