@@ -1,7 +1,6 @@
 //! The loop: the others' leases are followed, the own one is kept, and what somebody took away is mended. No branch waits for
 //! another: that etcd is silent delays neither the end of a lease nor the mending of a route.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -16,7 +15,6 @@ use super::succession::Successor;
 use crate::lease::follow::{Follower, News};
 use crate::lease::keeper::Owned;
 use crate::lease::key::encode_key;
-use crate::lease::store::LeaseStore;
 
 /// Between two looks at whether something is to be mended. A look that finds nothing costs two system calls or three.
 const LOOK: Duration = Duration::from_secs(1);
@@ -27,23 +25,21 @@ impl Node {
     /// Follows the others and keeps the own lease, until another process has taken the place.
     pub(super) async fn keep(
         &mut self,
-        store: Arc<dyn LeaseStore>,
         mut owned: Owned,
         mut follower: Follower,
         place: &mut Place,
     ) -> Result<Successor> {
         loop {
-            let feed = Feed::new(store.clone());
-            let renewal = Renewal::new(self.keeper.clone(), &owned);
-            let end = self.follow((&store, feed, renewal), &mut follower, &mut owned, place).await;
+            let (feed, renewal) = (self.tenure.feed(), Renewal::new(self.tenure.clone(), &owned));
+            let end = self.follow(feed, renewal, &mut follower, &mut owned, place).await;
             if let End::HandedOver(successor) = end {
                 return Ok(successor);
             }
             // Lost: nothing is forwarded until there is another.
             self.stand_still(&owned).await;
             tracing::warn!(subnet = %owned.lease.subnets, "the lease is lost; taking it again, or another");
-            let (lost, keeper) = (owned, self.keeper.clone());
-            owned = match place.unless_left(insist(async || keeper.retake(&lost).await)).await {
+            let (lost, tenure) = (owned, self.tenure.clone());
+            owned = match place.unless_left(insist(async || tenure.retake(&lost).await)).await {
                 Ok(owned) => owned,
                 Err(successor) => return Ok(successor),
             };
@@ -56,7 +52,8 @@ impl Node {
     /// Until the own lease is not ours any more, or another process has the place. While etcd is away the routes stay as they are.
     async fn follow(
         &mut self,
-        (store, mut feed, mut renewal): (&Arc<dyn LeaseStore>, Feed, Renewal),
+        mut feed: Feed,
+        mut renewal: Renewal,
         follower: &mut Follower,
         owned: &mut Owned,
         place: &mut Place,
@@ -86,9 +83,12 @@ impl Node {
                 }
                 _ = look.tick() => {
                     if self.look(owned).await == Look::Moved {
-                        store.reconnect().await;
-                        feed = Feed::new(store.clone());
-                        renewal = Renewal::new(self.keeper.clone(), owned);
+                        let tell = self.tenure.moved().await;
+                        feed = self.tenure.feed();
+                        renewal = Renewal::new(self.tenure.clone(), owned);
+                        if tell {
+                            renewal.at_once();
+                        }
                         self.reword(owned.clone(), owned, &mut renewal);
                         self.publish(follower, owned).await;
                     }
@@ -99,7 +99,7 @@ impl Node {
 
     /// The lease is this one now. If it does not say what it should it is written again at once.
     fn reword(&self, from: Owned, owned: &mut Owned, renewal: &mut Renewal) {
-        *owned = self.keeper.reword(from);
+        *owned = self.tenure.reword(from);
         if owned.is_outdated() {
             renewal.at_once();
         }
