@@ -1,7 +1,8 @@
 //! The wireguard backend: the encrypted mode. Each node has a key pair; the public key stands in its lease, in flannel's form, and packets are
 //! sealed for the node whose subnet they go to.
 //!
-//! The kernel's WireGuard and ours speak the same over the wire; ours ([`crate::datapath::wireguard`]) works where the kernel has none.
+//! The kernel's WireGuard and ours speak the same over the wire, so that a node with Go flannel, which uses the kernel's, is a peer as any
+//! other. The kernel's is not used here, also where there is one: ours ([`crate::datapath::wireguard`]) works everywhere.
 
 mod keyfile;
 
