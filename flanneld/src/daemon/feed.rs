@@ -14,6 +14,8 @@ use crate::lease::store::{Event, Events, LeaseStore, Snapshot, StoreError};
 pub(super) struct Feed {
     store: Arc<dyn LeaseStore>,
     state: State,
+    /// The revision up to which all is known.
+    seen: i64,
     told: Told,
 }
 
@@ -30,15 +32,17 @@ enum State {
 pub(super) enum Item {
     /// All there is; what was known before and is not in it is gone.
     All(Snapshot),
+    /// The same, but of an earlier moment: the store was restored from a backup, and what was written since is lost.
+    Back(Snapshot),
     /// Changes since.
     Some(Vec<Event>),
 }
 
 impl Feed {
-    /// Begins with a listing.
-    pub(super) fn new(store: Arc<dyn LeaseStore>) -> Feed {
+    /// Begins with a listing, which cannot be older than what was written at this revision.
+    pub(super) fn new(store: Arc<dyn LeaseStore>, seen: i64) -> Feed {
         let state = State::Asking(ask(store.clone()));
-        Feed { store, state, told: Told::default() }
+        Feed { store, state, seen, told: Told::default() }
     }
 
     /// The next piece. It may be dropped half-way and called again: nothing is lost.
@@ -53,7 +57,9 @@ impl Feed {
                     Ok((snapshot, events)) => {
                         self.told.over();
                         self.state = State::Watching(events);
-                        return Item::All(snapshot);
+                        let before = std::mem::replace(&mut self.seen, snapshot.revision);
+                        let back = snapshot.revision < before;
+                        return if back { Item::Back(snapshot) } else { Item::All(snapshot) };
                     }
                     Err(error) => {
                         self.told.once(&error, |error| tracing::warn!("cannot list the leases: {error}"));
@@ -61,7 +67,10 @@ impl Feed {
                     }
                 },
                 State::Watching(events) => match events.next().await {
-                    Some(Ok((changes, _))) => return Item::Some(changes),
+                    Some(Ok((changes, revision))) => {
+                        self.seen = self.seen.max(revision);
+                        return Item::Some(changes);
+                    }
                     Some(Err(error)) => {
                         tracing::warn!("the watch ended ({error}); listing again");
                         self.pause();
@@ -100,6 +109,7 @@ mod tests {
     fn count(item: &Item) -> (&str, usize) {
         match item {
             Item::All(snapshot) => ("all", snapshot.records.len()),
+            Item::Back(snapshot) => ("back", snapshot.records.len()),
             Item::Some(changes) => ("some", changes.len()),
         }
     }
@@ -107,14 +117,14 @@ mod tests {
     #[tokio::test]
     async fn first_all_then_changes_and_all_again_after_an_outage() {
         let store = Memory::default();
-        let mut feed = Feed::new(Arc::new(store.clone()));
+        let mut feed = Feed::new(Arc::new(store.clone()), 0);
         store.create("10.5.1.0-24", "{}", 60).await.unwrap().unwrap();
         assert_eq!(count(&feed.next().await), ("all", 1));
         store.create("10.5.2.0-24", "{}", 60).await.unwrap().unwrap();
         assert_eq!(count(&feed.next().await), ("some", 1));
 
         store.set_down(true);
-        let mut feed = Feed::new(Arc::new(store.clone()));
+        let mut feed = Feed::new(Arc::new(store.clone()), 0);
         assert!(timeout(RETRY, feed.next()).await.is_err(), "nothing to tell while etcd is away");
         store.set_down(false);
         assert_eq!(
@@ -122,5 +132,7 @@ mod tests {
             ("all", 2),
             "soon after it is back"
         );
+        let mut feed = Feed::new(Arc::new(store.clone()), 3);
+        assert_eq!(count(&feed.next().await), ("back", 2), "revision 2, where there was a third");
     }
 }

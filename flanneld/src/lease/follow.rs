@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::Ipv4Network;
 
+use super::holder::Holding;
 use super::key::{BadLease, Lease, decode_key};
 use super::store::{Event, Record};
 use crate::config::network::NetworkConfig;
@@ -19,11 +20,13 @@ pub struct Follower {
     bad: BTreeMap<String, Left>,
 }
 
-/// A lease and the key of its record.
+/// A lease, and of its record what is not the lease's.
 #[derive(Debug)]
 struct Held {
     key: String,
     lease: Lease,
+    holding: Holding,
+    revision: i64,
 }
 
 /// A record that is left out.
@@ -79,6 +82,11 @@ impl Follower {
         self.leases.get(&subnet).map(|held| &held.lease)
     }
 
+    /// Which host holds the lease of a subnet, and the revision at which its record says so.
+    pub fn holding(&self, subnet: Ipv4Network) -> Option<(&Holding, i64)> {
+        self.leases.get(&subnet).map(|held| (&held.holding, held.revision))
+    }
+
     /// How many records are damaged at the moment.
     pub fn bad_count(&self) -> usize {
         self.bad.len()
@@ -94,11 +102,13 @@ impl Follower {
             return self.leave_out(&record.key, Left { why: BadLease::Taken, waiting: Some(lease) });
         }
         self.bad.remove(&record.key);
-        self.hold(record.key.clone(), lease)
+        let (holding, revision) = (Holding::of(&record.value), record.mod_revision);
+        self.hold(Held { key: record.key.clone(), lease, holding, revision })
     }
 
-    fn hold(&mut self, key: String, lease: Lease) -> Vec<News> {
-        let before = self.leases.insert(lease.subnet, Held { key, lease: lease.clone() });
+    fn hold(&mut self, held: Held) -> Vec<News> {
+        let lease = held.lease.clone();
+        let before = self.leases.insert(lease.subnet, held);
         if before.is_some_and(|held| held.lease == lease) { Vec::new() } else { vec![News::Set(lease)] }
     }
 
@@ -129,7 +139,8 @@ impl Follower {
         let next = self.bad.iter().find(|(_, left)| waits(left)).map(|(key, _)| key.clone());
         if let Some((key, lease)) = next.and_then(|key| Some((key.clone(), self.bad.remove(&key)?.waiting?)))
         {
-            news.extend(self.hold(key, lease));
+            // Whose it is is told by its next renewal.
+            news.extend(self.hold(Held { key, lease, holding: Holding::default(), revision: 0 }));
         }
         news
     }

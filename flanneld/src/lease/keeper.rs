@@ -10,15 +10,18 @@ use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::allocate;
 use super::follow::taken;
+use super::holder::{self, Holding};
 use super::key::{Advert, Lease, encode_key};
 use super::store::{Held, LeaseStore, Record, Snapshot, StoreError};
 use crate::chance;
 use crate::config::network::NetworkConfig;
 
+/// So long the holder of a lease has time to say that it is alive, when another host with its address asks.
+pub const CLAIM: Duration = Duration::from_secs(3);
 /// How often a subnet is tried before it is said that none can be had; each time somebody else was faster.
 const TRIES: usize = 64;
 
@@ -29,6 +32,8 @@ pub struct Settings {
     pub network: NetworkConfig,
     /// The own external address: the name under which a lease is found again.
     pub public_ip: Ipv4Addr,
+    /// This host, apart from others to which the same address was given ([`holder::this_host`]).
+    pub holder: String,
     /// What others are told of the backend.
     pub backend: Advert,
     /// How long a lease lasts, in seconds.
@@ -107,6 +112,17 @@ pub enum KeeperError {
         "out of subnets: all of the network's are leased; enlarge the Network or remove leases of dead nodes"
     )]
     OutOfSubnets,
+    /// Another host has the same address.
+    #[error(
+        "{ip} is the public address of another host, too, which has the lease of {subnet} and is alive: give this host another one by \
+         --public-ip or --iface"
+    )]
+    Rival {
+        /// The address.
+        ip: Ipv4Addr,
+        /// The other host's subnet.
+        subnet: Ipv4Network,
+    },
     /// Others were faster each time.
     #[error("others took each of the {TRIES} subnets that were tried; trying again")]
     Contended,
@@ -130,7 +146,10 @@ impl Keeper {
         for _ in 0..TRIES {
             let snapshot = self.store.list().await?;
             let owned = match self.own_record(&snapshot) {
-                Some((record, lease)) => self.take_over(record, lease).await?,
+                Some((record, lease)) if Holding::of(&record.value).is_of(&self.settings.holder) => {
+                    self.take_over(record, lease).await?
+                }
+                Some((record, lease)) => self.claim(record, lease).await?,
                 None => self.create(&snapshot, previous).await?,
             };
             if let Some(owned) = owned {
@@ -198,22 +217,62 @@ impl Keeper {
         (!owned.reserved).then(|| owned.asked + owned.ttl - margin)
     }
 
-    /// The record that this address has, if its subnet is one that is handed out.
+    /// The record that this address has, or that this host has under another address, if its subnet is one that is handed out.
     fn own_record<'a>(&self, snapshot: &'a Snapshot) -> Option<(&'a Record, Lease)> {
         let mut leases =
             snapshot.records.iter().filter_map(|r| Some((r, Lease::decode(&r.key, &r.value).ok()?)));
-        leases.find(|(_, lease)| {
-            lease.public_ip == self.settings.public_ip && self.settings.network.hands_out(lease.subnet)
+        leases.find(|(record, lease)| {
+            let ours = Holding::of(&record.value).holder.as_ref() == Some(&self.settings.holder);
+            (ours || lease.public_ip == self.settings.public_ip)
+                && self.settings.network.hands_out(lease.subnet)
         })
     }
 
     async fn take_over(&self, record: &Record, lease: Lease) -> Result<Option<Owned>, StoreError> {
-        let lease = Lease { backend: self.settings.backend.clone(), ..lease };
+        let (public_ip, backend) = (self.settings.public_ip, self.settings.backend.clone());
+        let lease = Lease { public_ip, backend, ..lease };
         let owned = self.write(&lease, record.mod_revision, record.lease_id == 0).await?;
         if owned.is_some() && record.lease_id != 0 {
             self.store.forget(record.lease_id).await;
         }
         Ok(owned)
+    }
+
+    /// Asks whether the holder of a lease with this host's address is alive, and takes it over if it is not. None if something else
+    /// happened to it meanwhile.
+    async fn claim(&self, record: &Record, lease: Lease) -> Result<Option<Owned>, KeeperError> {
+        let (ip, subnet) = (lease.public_ip, lease.subnet);
+        tracing::info!(%subnet, "another host, or this one before it was started anew, holds a lease with this address: is it alive?");
+        let Some(value) = holder::claimed(&record.value, &self.settings.holder) else { return Ok(None) };
+        let Some(revision) = self.store.mark(&record.key, &value, record.mod_revision).await? else {
+            return Ok(None);
+        };
+        sleep(CLAIM).await;
+        let snapshot = self.store.list().await?;
+        match snapshot.records.iter().find(|now| now.key == record.key) {
+            Some(now) if now.mod_revision == revision => Ok(self.take_over(now, lease).await?),
+            Some(now)
+                if Holding::of(&now.value) == (Holding { claimant: None, ..Holding::of(&record.value) }) =>
+            {
+                Err(KeeperError::Rival { ip, subnet })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether a lease that is seen with this holding is still this host's.
+    pub fn holds(&self, holding: &Holding) -> bool {
+        holding.is_of(&self.settings.holder)
+    }
+
+    /// Somebody claims the lease: as it is seen now it is renewed, which tells that this host is alive.
+    pub fn answer(&self, owned: &mut Owned, holding: &Holding, revision: i64) -> bool {
+        let claimed = holding.claimant.is_some() && holding.holder.as_ref() == Some(&self.settings.holder);
+        if claimed && revision > owned.held.mod_revision {
+            owned.held.mod_revision = revision;
+            return true;
+        }
+        false
     }
 
     async fn create(
@@ -227,15 +286,19 @@ impl Keeper {
         let backend = self.settings.backend.clone();
         let lease = Lease { subnet, public_ip: self.settings.public_ip, backend };
         let asked = Instant::now();
-        let held = self.store.create(&encode_key(subnet), &lease.encode(), self.settings.ttl).await?;
+        let held = self.store.create(&encode_key(subnet), &self.value(&lease), self.settings.ttl).await?;
         Ok(held.map(|held| self.owned(lease, held, false, asked)))
     }
 
     async fn write(&self, lease: &Lease, seen: i64, reserved: bool) -> Result<Option<Owned>, StoreError> {
         let ttl = if reserved { 0 } else { self.settings.ttl };
         let asked = Instant::now();
-        let held = self.store.renew(&encode_key(lease.subnet), &lease.encode(), seen, ttl).await?;
+        let held = self.store.renew(&encode_key(lease.subnet), &self.value(lease), seen, ttl).await?;
         Ok(held.map(|held| self.owned(lease.clone(), held, reserved, asked)))
+    }
+
+    fn value(&self, lease: &Lease) -> String {
+        holder::held(&lease.encode(), &self.settings.holder)
     }
 
     fn owned(&self, lease: Lease, held: Held, reserved: bool, asked: Instant) -> Owned {
@@ -252,9 +315,14 @@ mod tests {
     use futures::StreamExt;
 
     fn keeper(store: &Memory, last: u8, network: &str) -> Keeper {
+        keeper_of(store, last, network, &format!("boot/{last}"))
+    }
+
+    fn keeper_of(store: &Memory, last: u8, network: &str, holder: &str) -> Keeper {
         let settings = Settings {
             network: NetworkConfig::parse(network).unwrap(),
             public_ip: Ipv4Addr::new(192, 0, 2, last),
+            holder: holder.to_owned(),
             backend: Advert::default(),
             ttl: 10,
             margin: Duration::from_secs(3600),
@@ -385,6 +453,47 @@ mod tests {
         assert!(adopted.is_of(owned.lease.public_ip) && adopted.is_of(adopted.lease.public_ip));
         let elsewhere = keeper(&store, 1, r#"{"Network":"10.6.0.0/16"}"#);
         assert!(elsewhere.adopt(&renewed.pass(), Instant::now()).is_none());
+    }
+
+    /// The same address on two hosts.
+    #[tokio::test(start_paused = true)]
+    async fn a_live_holder_keeps_its_lease_and_a_dead_ones_goes_to_its_heir() {
+        let store = Memory::default();
+        let (first, second) =
+            (keeper_of(&store, 1, LARGE, "first/1"), keeper_of(&store, 1, LARGE, "second/1"));
+        let mut owned = first.acquire(None).await.unwrap();
+        let mut events = store.watch(owned.held.mod_revision).await.unwrap();
+        let rival = tokio::spawn(async move { (second.acquire(None).await, second) });
+        let (seen, _) = events.next().await.unwrap().unwrap();
+        let Event::Put(record) = &seen[0] else { panic!("{seen:?}") };
+        let holding = Holding::of(&record.value);
+        assert!(first.holds(&holding) && holding.claimant.is_some());
+        assert!(first.answer(&mut owned, &holding, record.mod_revision));
+        owned = first.renew(&owned).await.unwrap().unwrap();
+        let (answer, second) = rival.await.unwrap();
+        let error = answer.unwrap_err().to_string();
+        assert!(error.contains("192.0.2.1 is the public address of another host, too"), "{error}");
+        assert!(first.renew(&owned).await.unwrap().is_some(), "nothing was lost");
+
+        // The first one is dead, or its host was installed anew.
+        let before = Instant::now();
+        let heir = second.acquire(None).await.unwrap();
+        assert_eq!((heir.lease.subnet, before.elapsed()), (owned.lease.subnet, CLAIM));
+        let record = store.list().await.unwrap().records.remove(0);
+        assert!(
+            !first.holds(&Holding::of(&record.value)),
+            "the first one would see that it is not its own any more"
+        );
+        assert!(first.renew(&owned).await.unwrap().is_none());
+        // A restart of the same host asks nobody, nor does who finds a lease of Go flannel's.
+        let before = Instant::now();
+        assert_eq!(second.acquire(None).await.unwrap().lease, heir.lease);
+        store.create("10.5.7.0-24", r#"{"PublicIP":"192.0.2.7","PublicIPv6":null}"#, 60).await.unwrap();
+        assert_eq!(
+            keeper(&store, 7, LARGE).acquire(None).await.unwrap().lease.subnet,
+            "10.5.7.0/24".parse().unwrap()
+        );
+        assert_eq!(before.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]

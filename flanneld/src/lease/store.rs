@@ -76,6 +76,9 @@ pub trait LeaseStore: Send + Sync + 'static {
     /// `ttl` 0 writes it without an end.
     async fn renew(&self, key: &str, value: &str, seen: i64, ttl: i64) -> Result<Option<Held>, StoreError>;
 
+    /// Writes a record anew and leaves its end as it is; the new revision, or none if it is not as it was at revision `seen`.
+    async fn mark(&self, key: &str, value: &str, seen: i64) -> Result<Option<i64>, StoreError>;
+
     /// Gives back what an own record hung on before it was renewed.
     async fn forget(&self, lease_id: i64);
 

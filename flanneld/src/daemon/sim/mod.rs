@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::feed::Feed;
 use super::insist;
-use super::keep::absorb;
+use super::keep::{Fate, absorb};
 use super::renewal::{Renewal, wait_until};
 use crate::chance;
 use crate::lease::follow::Follower;
@@ -60,6 +60,8 @@ struct Run {
     config: &'static str,
     reserved: bool,
     bug: Bug,
+    /// The first and the last node have one address.
+    twins: bool,
     seed: u64,
     steps: Vec<Step>,
 }
@@ -82,16 +84,18 @@ async fn live(world: Arc<World>, node: usize, keeper: Keeper, previous: Option<I
     loop {
         let mut until = fence(&world, &owned);
         world.believe(node, Some(&owned), until);
-        let mut feed = Feed::new(store.clone());
+        let mut feed = Feed::new(store.clone(), owned.held.mod_revision);
         let mut renewal = Renewal::new(keeper.clone(), &owned);
         loop {
             tokio::select! {
                 biased;
                 item = feed.next() => {
-                    let lost = absorb(item, &mut follower, &owned);
+                    let fate = absorb(item, &mut follower, &mut owned, &keeper);
                     world.see(node, &follower);
-                    if lost {
-                        break;
+                    match fate {
+                        Fate::Ours => {}
+                        Fate::Claimed => renewal.at_once(),
+                        Fate::Lost | Fate::Doubtful => break,
                     }
                 }
                 renewed = renewal.next(&owned) => match renewed {
@@ -129,7 +133,8 @@ async fn stoppable(world: Arc<World>, node: usize, keeper: Keeper, previous: Opt
 fn start(world: &Arc<World>, node: usize) -> JoinHandle<()> {
     let settings = Settings {
         network: world.config.clone(),
-        public_ip: address(node),
+        public_ip: world.address(node),
+        holder: format!("boot/{node}"),
         backend: Advert::default(),
         ttl: TTL,
         margin: Duration::from_secs(5),
@@ -170,7 +175,7 @@ fn play(run: &Run) -> (Vec<String>, Vec<String>) {
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let reserved: Option<Ipv4Network> = run.reserved.then(|| "10.5.0.64/26".parse().unwrap());
-        let world = Arc::new(World::new(NODES, run.config, reserved, run.bug));
+        let world = Arc::new(World::new(NODES, run.config, reserved, run.bug, run.twins));
         if let Some(subnet) = reserved {
             let lease = Lease { subnet, public_ip: address(0), backend: Advert::default() };
             world.memory.create(&encode_key(subnet), &lease.encode(), 0).await.unwrap();
@@ -189,10 +194,12 @@ fn play(run: &Run) -> (Vec<String>, Vec<String>) {
             inflict(&world, &mut nodes, *step).await;
         }
         sleep(longest + SETTLE).await;
-        let wanted = if run.config == SCARCE { NODES - 1 } else { NODES };
+        let most = if run.config == SCARCE { NODES - 1 } else { NODES };
+        // Of twins that start at the same moment each may have one.
+        let least = if run.twins { most - 1 } else { most };
         let (mut found, trace) = world.report();
-        if world.using() != wanted {
-            found.push(format!("{} nodes have a subnet at the end, not {wanted}", world.using()));
+        if !(least..=most).contains(&world.using()) {
+            found.push(format!("{} nodes have a subnet at the end, not {most}", world.using()));
         }
         (found, trace)
     })
@@ -206,7 +213,7 @@ fn random(seed: u64, bug: Bug) -> Run {
         .map(|_| (seconds(8.0), FAULTS[chance::below(FAULTS.len())], chance::below(NODES), seconds(25.0)))
         .collect();
     let config = if seed % 4 == 3 { AMPLE } else { SCARCE };
-    Run { config, reserved: seed % 4 == 1, bug, seed, steps }
+    Run { config, reserved: seed % 4 == 1, bug, twins: false, seed, steps }
 }
 
 #[test]
@@ -226,10 +233,25 @@ fn every_short_schedule_is_survived() {
     {
         for node in 0..NODES {
             let steps = vec![(gap, first, 0, length), (gap, second, node, length)];
-            let run = Run { config: SCARCE, reserved: false, bug: Bug::None, seed: 7, steps };
+            let run = Run { config: SCARCE, reserved: false, bug: Bug::None, twins: false, seed: 7, steps };
             let (found, trace) = play(&run);
             assert!(found.is_empty(), "{:?}: {found:#?}\n{trace:#?}", run.steps);
         }
+    }
+}
+
+/// Two hosts have one address. As long as the one that has the lease can be asked, the other one does not get it; when it is killed, its
+/// heir has the subnet. (A holder that is cut off from the store loses a claim: its word is all that tells it from a dead one.)
+#[test]
+fn of_two_hosts_with_one_address_one_has_the_subnet() {
+    for seed in 0..100 {
+        let faults = [Fault::Restart, Fault::Break];
+        let steps = random(seed, Bug::None).steps.into_iter();
+        let steps =
+            steps.map(|(gap, _, node, length)| (gap, faults[chance::below(2)], node, length)).collect();
+        let run = Run { config: AMPLE, reserved: false, bug: Bug::None, twins: true, seed, steps };
+        let (found, trace) = play(&run);
+        assert!(found.is_empty(), "seed {seed}: {found:#?}\n{:#?}\n{trace:#?}", run.steps);
     }
 }
 

@@ -137,5 +137,10 @@ impl LeaseStore for Link {
         .await
     }
 
+    async fn mark(&self, key: &str, value: &str, seen: i64) -> Result<Option<i64>, StoreError> {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        self.call(move |memory| async move { memory.mark(&key, &value, seen).await }.boxed()).await
+    }
+
     async fn forget(&self, _: i64) {}
 }

@@ -60,6 +60,7 @@ struct Seat {
 pub(super) struct World {
     pub(super) memory: Memory,
     pub(super) bug: Bug,
+    twins: Option<usize>,
     pub(super) config: NetworkConfig,
     pub(super) reserved: Option<Ipv4Network>,
     start: Instant,
@@ -79,10 +80,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl World {
-    pub(super) fn new(nodes: usize, config: &str, reserved: Option<Ipv4Network>, bug: Bug) -> World {
+    pub(super) fn new(
+        nodes: usize,
+        config: &str,
+        reserved: Option<Ipv4Network>,
+        bug: Bug,
+        twins: bool,
+    ) -> World {
         World {
             memory: Memory::default(),
             bug,
+            twins: twins.then_some(nodes - 1),
             config: NetworkConfig::parse(config).unwrap(),
             reserved,
             start: Instant::now(),
@@ -91,6 +99,11 @@ impl World {
             found: Mutex::default(),
             trace: Mutex::default(),
         }
+    }
+
+    /// A node's external address; with twins the last one has the first one's.
+    pub(super) fn address(&self, node: usize) -> Ipv4Addr {
+        address(if self.twins == Some(node) { 0 } else { node })
     }
 
     fn seat<T>(&self, node: usize, work: impl FnOnce(&mut Seat) -> T) -> T {
@@ -196,7 +209,7 @@ impl World {
                 self.wrong(&format!("{subnet} is used by nodes {other} and {node}"));
             }
             let owner = truth.iter().find(|lease| lease.subnet == *subnet).map(|lease| lease.public_ip);
-            if owner != Some(address(*node)) {
+            if owner != Some(self.address(*node)) {
                 self.wrong(&format!("node {node} uses {subnet}, which is {owner:?}'s"));
             }
         }
