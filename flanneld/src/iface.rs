@@ -1,115 +1,258 @@
 //! The interface to the other nodes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
-use hostnet::{Address, Link, Netlink};
+use hostnet::{Address, Link, Netlink, Route, Standing};
 
 use crate::config::IfaceChoice;
+use crate::family::{Dual, Family};
 
 /// The interface and addresses by which other nodes are reached and reach this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct External {
     /// The interface.
     pub link: Link,
-    /// Its own address: what the socket is bound to.
-    pub address: Ipv4Addr,
+    /// Its own addresses, of the families that the network has: where outer packets come from.
+    pub address: Dual<IpAddr>,
     /// What other nodes are told; differs behind a NAT.
-    pub public: Ipv4Addr,
+    pub public: Dual<IpAddr>,
 }
 
-/// Finds it. An address that is used already stays the one that is used, as long as the interface has it.
-pub async fn find(
-    netlink: &Netlink,
-    choice: &IfaceChoice,
-    public: Option<Ipv4Addr>,
-    used: Option<Ipv4Addr>,
-) -> Result<External> {
-    let links = netlink.links().await?;
-    let addresses = netlink.addresses(None).await?;
-    let (index, address) = match choice {
+/// What is asked of it.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// Of these families it must have an address.
+    pub families: &'a [Family],
+    /// What other nodes are told in place of its own addresses.
+    pub public: &'a Dual<IpAddr>,
+    /// Addresses that are used already: they stay those that are used, as long as the interface has them.
+    pub used: &'a Dual<IpAddr>,
+}
+
+/// What of the host is looked at.
+struct Host {
+    links: Vec<Link>,
+    addresses: Vec<Address>,
+    used: Dual<IpAddr>,
+}
+
+/// Finds it, with an address of each wanted family.
+pub async fn find(netlink: &Netlink, choice: &IfaceChoice, wanted: &Wanted<'_>) -> Result<External> {
+    let (links, addresses) = (netlink.links().await?, netlink.addresses(None).await?);
+    let host = Host { links, addresses, used: *wanted.used };
+    let Wanted { families, public, .. } = *wanted;
+    let (index, named) = match choice {
         IfaceChoice::Named(names) => {
-            let found = names.iter().find_map(|name| named(name, &links, &addresses, used));
-            found
-                .with_context(|| format!("none of the interfaces {names:?} is there with an IPv4 address"))?
+            let found = names.iter().find_map(|name| host.named(name, families));
+            found.with_context(|| {
+                let families = families.iter().map(Family::to_string).collect::<Vec<_>>().join(" and an ");
+                format!("none of the interfaces {names:?} is there with an {families} address")
+            })?
         }
-        IfaceChoice::PublicIp(ip) => {
-            let owner = addresses.iter().find(|a| a.net.ip() == IpAddr::V4(*ip));
-            (
-                owner
-                    .with_context(|| {
-                        format!("no interface has the address {ip} of --public-ip; name it by --iface")
-                    })?
-                    .index,
-                Some(*ip),
-            )
-        }
+        IfaceChoice::PublicIp => (host.owner_of(public, families)?, *public),
         IfaceChoice::CanReach(ip) => {
             let route = netlink.route_to(*ip).await.with_context(|| format!("--iface-can-reach {ip}"))?;
-            let source = route.src.and_then(|src| if let IpAddr::V4(ip) = src { Some(ip) } else { None });
-            (route.oif.with_context(|| format!("the way to {ip} has no interface"))?, source)
+            (route.oif.with_context(|| format!("the way to {ip} has no interface"))?, one(route.src))
         }
         IfaceChoice::Default => {
-            let route = netlink
-                .default_route()
-                .await?
-                .context("there is no default route: name the interface by --iface")?;
-            (route.oif.context("the default route has no interface: name one by --iface")?, None)
+            (default_interface(&netlink.default_routes().await?, families)?, Dual::default())
         }
     };
-    let link = links.into_iter().find(|link| link.index == index).context("the interface vanished")?;
-    let Some(address) = address.or_else(|| best_address(index, &addresses, used)) else {
-        bail!("{} has no IPv4 address", link.name);
-    };
-    Ok(External { link, address, public: public.unwrap_or(address) })
-}
-
-fn named(
-    name: &str,
-    links: &[Link],
-    addresses: &[Address],
-    used: Option<Ipv4Addr>,
-) -> Option<(u32, Option<Ipv4Addr>)> {
-    if let Ok(ip) = name.parse::<Ipv4Addr>() {
-        let owner = addresses.iter().find(|a| a.net.ip() == IpAddr::V4(ip))?;
-        return Some((owner.index, Some(ip)));
-    }
-    let link = links.iter().find(|link| link.name == name)?;
-    best_address(link.index, addresses, used).map(|ip| (link.index, Some(ip)))
-}
-
-/// The address that is used already, or else an interface's first one that others can reach; link-local ones only if there is no other.
-fn best_address(index: u32, addresses: &[Address], used: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-    let v4 = addresses.iter().filter(|a| a.index == index).filter_map(|a| match a.net.ip() {
-        IpAddr::V4(ip) => Some(ip),
-        IpAddr::V6(_) => None,
+    let link = host.links.iter().find(|link| link.index == index).context("the interface vanished")?;
+    let address = Dual::of(|family| {
+        let chosen = named.get(family).copied();
+        families.contains(&family).then(|| chosen.or(host.address(index, family)))?
     });
-    v4.min_by_key(|ip| (Some(*ip) != used, ip.is_link_local()))
+    if let Some(family) = families.iter().find(|family| address.get(**family).is_none()) {
+        bail!("{} has no {family} address", link.name);
+    }
+    let public = Dual::of(|family| address.get(family).map(|own| *public.get(family).unwrap_or(own)));
+    Ok(External { link: link.clone(), address, public })
+}
+
+/// An address as that of its family.
+fn one(ip: Option<IpAddr>) -> Dual<IpAddr> {
+    Dual::of(|family| ip.filter(|ip| Family::of(*ip) == family))
+}
+
+impl Host {
+    /// An interface by its name or by an address of it; the address, if it is that.
+    fn named(&self, name: &str, wanted: &[Family]) -> Option<(u32, Dual<IpAddr>)> {
+        let (index, ip) = match name.parse::<IpAddr>() {
+            Ok(ip) => (self.addresses.iter().find(|a| a.net.ip() == ip)?.index, Some(ip)),
+            Err(_) => (self.links.iter().find(|link| link.name == name)?.index, None),
+        };
+        wanted.iter().all(|family| self.address(index, *family).is_some()).then_some((index, one(ip)))
+    }
+
+    /// The interface that has the public addresses.
+    fn owner_of(&self, public: &Dual<IpAddr>, wanted: &[Family]) -> Result<u32> {
+        let mut found = None;
+        for (family, ip) in public.iter().filter(|(family, _)| wanted.contains(family)) {
+            let flag = if family == Family::V4 { "public-ip" } else { "public-ipv6" };
+            let owner = self.addresses.iter().find(|a| a.net.ip() == *ip);
+            let owner = owner.with_context(|| {
+                format!("no interface has the address {ip} of --{flag}; name it by --iface")
+            })?;
+            if found.is_some_and(|index| index != owner.index) {
+                bail!("--public-ip and --public-ipv6 are addresses of two interfaces; name one by --iface");
+            }
+            found = Some(owner.index);
+        }
+        found.context("the network has not the family of --public-ip; name the interface by --iface")
+    }
+
+    /// An interface's address of a family that others can reach: the one that is used, or else the most lasting; of IPv4 a link-local one only if there is no other, of
+    /// IPv6 none, since it says nothing without its link.
+    fn address(&self, index: u32, family: Family) -> Option<IpAddr> {
+        let used = self.used.get(family);
+        let rank = |address: &&Address| {
+            let ip = address.net.ip();
+            (used != Some(&ip), is_link_local(ip), address.standing)
+        };
+        let usable = |address: &&Address| {
+            let ip = address.net.ip();
+            let far = family == Family::V4 || !is_link_local(ip);
+            address.index == index
+                && Family::of(ip) == family
+                && far
+                && address.standing != Standing::Unusable
+        };
+        self.addresses.iter().filter(usable).min_by_key(rank).map(|address| address.net.ip())
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+/// The interface of the default routes, which must be one for all wanted families. Pure.
+fn default_interface(routes: &[Route], wanted: &[Family]) -> Result<u32> {
+    let mut found = None;
+    for family in wanted {
+        let route = routes.iter().find(|route| Family::of(route.dst.ip()) == *family);
+        let route = route.with_context(|| {
+            format!("there is no default route of {family}: name the interface by --iface")
+        })?;
+        let index = route.oif.context("the default route has no interface: name one by --iface")?;
+        if found.is_some_and(|other| other != index) {
+            bail!("the default routes of IPv4 and IPv6 are on two interfaces: name one by --iface");
+        }
+        found = Some(index);
+    }
+    found.context("the network has no family")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn host(addresses: &[(u32, &str, Standing)]) -> Host {
+        let link = |(index, name): (u32, &str)| Link {
+            index,
+            name: name.into(),
+            mtu: 1500,
+            up: true,
+            mac: Vec::new(),
+            kind: None,
+            master: None,
+        };
+        let address = |(index, net, standing): &(u32, &str, Standing)| Address {
+            index: *index,
+            net: net.parse().unwrap(),
+            standing: *standing,
+        };
+        Host {
+            links: [(2, "eth0"), (3, "eth1")].map(link).to_vec(),
+            addresses: addresses.iter().map(address).collect(),
+            used: Dual::default(),
+        }
+    }
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        text.parse().ok()
+    }
+
     #[test]
-    fn an_address_that_is_used_stays_and_else_the_first_global_one_is_taken() {
-        let address = |index, net: &str| Address { index, net: net.parse().unwrap() };
-        let all = [
-            address(2, "169.254.7.7/16"),
-            address(2, "192.0.2.1/24"),
-            address(2, "fd00::1/64"),
-            address(2, "192.0.2.9/24"),
-            address(3, "169.254.8.8/16"),
-        ];
-        let ip = |last| Ipv4Addr::new(192, 0, 2, last);
-        for (index, used, best) in [
-            (2, None, Some(ip(1))),
-            (2, Some(ip(9)), Some(ip(9))),
-            (2, Some(ip(77)), Some(ip(1))),
-            (3, Some(ip(9)), Some(Ipv4Addr::new(169, 254, 8, 8))),
-            (4, None, None),
+    fn the_most_lasting_address_is_taken() {
+        let mut host = host(&[
+            (2, "169.254.7.7/16", Standing::Permanent),
+            (2, "192.0.2.1/24", Standing::Dynamic),
+            (2, "fe80::1/64", Standing::Permanent),
+            (2, "fd00::dead/64", Standing::Unusable),
+            (2, "fd00::a/64", Standing::Temporary),
+            (2, "fd00::b/64", Standing::Dynamic),
+            (2, "fd00::1/64", Standing::Permanent),
+            (3, "169.254.8.8/16", Standing::Permanent),
+            (3, "fe80::2/64", Standing::Permanent),
+        ]);
+        assert_eq!(host.address(2, Family::V4), ip("192.0.2.1"));
+        assert_eq!(host.address(2, Family::V6), ip("fd00::1"));
+        assert_eq!(host.address(3, Family::V4), ip("169.254.8.8"));
+        assert_eq!(host.address(3, Family::V6), None, "link-local says nothing to others");
+        host.used = Dual { v4: ip("169.254.7.7"), v6: ip("fd00::b") };
+        assert_eq!(
+            (host.address(2, Family::V4), host.address(2, Family::V6)),
+            (ip("169.254.7.7"), ip("fd00::b"))
+        );
+        host.used = Dual { v4: ip("192.0.2.77"), v6: ip("fd00::dead") };
+        assert_eq!(
+            (host.address(2, Family::V4), host.address(2, Family::V6)),
+            (ip("192.0.2.1"), ip("fd00::1"))
+        );
+    }
+
+    #[test]
+    fn a_name_counts_if_it_has_all_that_is_wanted() {
+        let host = host(&[
+            (2, "192.0.2.1/24", Standing::Permanent),
+            (3, "192.0.3.1/24", Standing::Permanent),
+            (3, "fd00::1/64", Standing::Permanent),
+        ]);
+        let both = &Family::BOTH[..];
+        for (name, wanted, expected) in [
+            ("eth0", &[Family::V4][..], Some((2, None))),
+            ("eth0", both, None),
+            ("eth1", both, Some((3, None))),
+            ("fd00::1", both, Some((3, ip("fd00::1")))),
+            ("fd00::1", &[Family::V4], Some((3, ip("fd00::1")))),
+            ("192.0.2.1", both, None),
+            ("eth9", &[Family::V4], None),
         ] {
-            assert_eq!(best_address(index, &all, used), best, "{index} {used:?}");
+            let expected = expected.map(|(index, ip)| (index, one(ip)));
+            assert_eq!(host.named(name, wanted), expected, "{name} {wanted:?}");
+        }
+        let owner = |v4: &str, v6: &str| host.owner_of(&Dual { v4: ip(v4), v6: ip(v6) }, both);
+        assert_eq!(owner("192.0.3.1", "fd00::1").unwrap(), 3);
+        assert_eq!(owner("", "fd00::1").unwrap(), 3);
+        for (v4, v6, words) in [
+            ("192.0.2.1", "fd00::1", "two interfaces"),
+            ("", "fd00::9", "--public-ipv6"),
+            ("", "", "--iface"),
+        ] {
+            let error = owner(v4, v6).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn default_routes_of_both_families_share_their_interface() {
+        let route = |dst: &str, oif| Route { oif: Some(oif), ..Route::to(dst.parse().unwrap()) };
+        let (v4, v6) = (route("0.0.0.0/0", 2), route("::/0", 2));
+        let both = &Family::BOTH[..];
+        assert_eq!(default_interface(&[v4.clone(), v6.clone()], both).unwrap(), 2);
+        assert_eq!(default_interface(&[v4.clone(), route("::/0", 3)], &[Family::V4]).unwrap(), 2);
+        assert_eq!(default_interface(&[v4.clone(), route("0.0.0.0/0", 3)], &[Family::V4]).unwrap(), 2);
+        for (routes, words) in [
+            (vec![v4.clone(), route("::/0", 3)], "on two interfaces"),
+            (vec![v4], "no default route of IPv6"),
+        ] {
+            let error = default_interface(&routes, both).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
         }
     }
 }

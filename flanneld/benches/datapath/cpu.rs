@@ -33,24 +33,28 @@ impl Pinned {
     }
 }
 
-/// Processor time so far, in seconds.
+/// Processor time so far, in seconds, of these processes, of this one, and of the kernel's threads for packets.
 ///
-/// Forwarding happens in the kernel, in whatever context it finds, so the kernel's time of the whole machine is counted, and of
-/// the time outside of it that of our own processes. What others do in the kernel meanwhile is counted too: measure on a
-/// quiet machine.
+/// Forwarding happens in the kernel, as a rule on account of whoever sent or received; what is too much for that goes to
+/// `ksoftirqd`. What others do on the machine isn't counted; what the kernel does while a processor idles isn't, either.
 pub fn seconds(processes: &[Pid]) -> f64 {
     let per_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as f64;
-    let stat = fs::read_to_string("/proc/stat").unwrap();
-    let fields: Vec<f64> =
-        stat.lines().next().unwrap().split_whitespace().skip(1).map(|f| f.parse().unwrap()).collect();
-    // system, irq, softirq of proc(5).
-    let kernel = fields[2] + fields[5] + fields[6];
-    let own = processes.iter().chain([&Pid::this()]).map(|pid| user(*pid)).sum::<f64>();
-    (kernel + own) / per_second
+    let all = processes.iter().copied().chain([Pid::this()]).chain(ksoftirqd());
+    all.map(ticks).sum::<f64>() / per_second
 }
 
-fn user(pid: Pid) -> f64 {
+/// Their names are ksoftirqd/ and the processor's number.
+fn ksoftirqd() -> impl Iterator<Item = Pid> {
+    fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid = entry.unwrap().file_name().to_str()?.parse().ok()?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        name.starts_with("ksoftirqd/").then_some(Pid::from_raw(pid))
+    })
+}
+
+fn ticks(pid: Pid) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // utime is the 14th field; the second may hold anything.
-    stat.rsplit(')').next().unwrap().split_whitespace().nth(11).unwrap().parse().unwrap()
+    // utime and stime are fields 14 and 15, ended threads included; the second may hold anything.
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    fields.skip(11).take(2).map(|field| field.parse::<f64>().unwrap()).sum()
 }

@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -42,13 +41,29 @@ impl Loads<'_> {
 
     /// Bytes in so many streams: Gbit/s received, and Gbit per second of processor time.
     pub fn tcp(&self, streams: usize) -> (f64, f64) {
+        self.during_streams(streams, |received| {
+            let (bytes, cpu, start) = (received.load(Ordering::Relaxed), self.cpu(), Instant::now());
+            std::thread::sleep(self.duration);
+            let (bytes, cpu, time) =
+                (received.load(Ordering::Relaxed) - bytes, self.cpu() - cpu, start.elapsed().as_secs_f64());
+            let gbit = bytes as f64 * 8e-9;
+            (gbit / time, gbit / cpu)
+        })
+    }
+
+    /// [`Loads::questions`] while a stream takes all that there is.
+    pub fn questions_under_load(&self) -> (f64, f64) {
+        self.during_streams(1, |_| self.questions())
+    }
+
+    /// Does something while so many streams run; it can see how many bytes have come.
+    fn during_streams<T>(&self, streams: usize, work: impl FnOnce(&AtomicU64) -> T) -> T {
         let listener = self.listen();
-        let (received, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (received, stop) = (&AtomicU64::new(0), &AtomicBool::new(false));
         std::thread::scope(|scope| {
             for _ in 0..streams {
-                let stream = self.dial(&listener);
+                let mut stream = self.dial(&listener);
                 let (mut sink, _) = listener.accept().unwrap();
-                let (received, stop) = (received.clone(), stop.clone());
                 scope.spawn(move || {
                     self.processors[1].stay();
                     let mut buffer = vec![0; 256 << 10];
@@ -58,18 +73,14 @@ impl Loads<'_> {
                 });
                 scope.spawn(move || {
                     self.processors[0].stay();
-                    let (mut stream, buffer) = (stream, vec![7; 128 << 10]);
+                    let buffer = vec![7; 128 << 10];
                     while !stop.load(Ordering::Relaxed) && stream.write_all(&buffer).is_ok() {}
                 });
             }
             std::thread::sleep(SETTLE);
-            let (bytes, cpu, start) = (received.load(Ordering::Relaxed), self.cpu(), Instant::now());
-            std::thread::sleep(self.duration);
-            let (bytes, cpu, time) =
-                (received.load(Ordering::Relaxed) - bytes, self.cpu() - cpu, start.elapsed().as_secs_f64());
+            let result = work(received);
             stop.store(true, Ordering::Relaxed);
-            let gbit = bytes as f64 * 8e-9;
-            (gbit / time, gbit / cpu)
+            result
         })
     }
 

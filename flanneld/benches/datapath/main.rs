@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Each way is what the real `flanneld` does with another configuration: plain routing (host-gw), the kernel's VXLAN, and the
-//! udp backend with and without super-packets, and sealed. The ways take turns, so that what else happens on the machine meets all alike.
+//! udp backend with and without super-packets, and sealed; with `FLANNELD_GO=<path>` also flannel's own `flanneld` with its udp
+//! backend. The ways take turns, so that what else happens on the machine meets all alike.
 // Figures are what a bench is for, and it ends by a panic when it cannot measure.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
@@ -17,10 +18,12 @@ mod flannel;
 #[allow(dead_code)]
 mod lab;
 mod load;
+mod needs;
 mod report;
 mod wire;
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
@@ -36,11 +39,11 @@ struct Args {
     /// How often each way is measured
     #[arg(long, default_value_t = 5)]
     repeats: usize,
-    /// How long each of the four loads lasts, in seconds
+    /// How long each of the five loads lasts, in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Only these ways
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = WAYS.map(|way| way.name))]
     only: Vec<String>,
     /// Each host has one processor for itself
     #[arg(long)]
@@ -60,7 +63,7 @@ struct Way {
     flags: &'static [&'static str],
 }
 
-const WAYS: [Way; 6] = [
+const WAYS: [Way; 7] = [
     Way { name: "routing", config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#, flags: &[] },
     Way { name: "vxlan", config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#, flags: &[] },
     Way { name: "plain", config: lab::NETWORK, flags: &["--datapath=plain"] },
@@ -71,33 +74,59 @@ const WAYS: [Way; 6] = [
         config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#,
         flags: &["--datapath=offload"],
     },
+    // Packets from pod to pod meet no rules of its own making.
+    Way { name: GO, config: lab::NETWORK, flags: &["--ip-masq=false", "--iptables-forward-rules=false"] },
 ];
+/// The way that is another program.
+const GO: &str = "go";
 
-fn main() {
+fn main() -> ExitCode {
     let args = Args::parse();
-    let wanted = |way: &&Way| args.only.is_empty() || args.only.iter().any(|name| name == way.name);
+    let go = std::env::var("FLANNELD_GO").ok();
+    let asked = |way: &Way| args.only.iter().any(|name| name == way.name);
+    let wanted = |way: &&Way| asked(way) || args.only.is_empty() && (way.name != GO || go.is_some());
     let ways: Vec<&Way> = WAYS.iter().filter(wanted).collect();
+    let go = go.as_deref().filter(|_| ways.iter().any(|way| way.name == GO));
+    if let Err(error) = needs::check(go, ways.iter().any(|way| way.name == GO)) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
     let mut rows: Vec<Row> = ways.iter().map(|way| Row::new(way.name)).collect();
     for repeat in 1..=args.repeats {
         for (way, row) in ways.iter().zip(&mut rows) {
-            let figures = measure(way, &args);
+            let figures = measure(way, go, &args);
             eprintln!("{repeat}/{} {}: {figures}", args.repeats, way.name);
             row.add(figures);
         }
     }
     println!("{}", report::table(&rows));
+    ExitCode::SUCCESS
 }
 
-fn measure(way: &Way, args: &Args) -> Figures {
+/// Starts what carries packets on a host, and waits until it does.
+fn start(way: &Way, go: Option<&str>, lab: &Lab, host: usize) -> Flanneld {
+    let flags = [way.flags, &["--iface=wire0"]].concat();
+    match go.filter(|_| way.name == GO) {
+        Some(program) => {
+            let daemon = Flanneld::spawn_program(program, lab, host, &flags, &[]);
+            daemon.wait_file();
+            daemon
+        }
+        None => Flanneld::start(lab, host, &flags),
+    }
+}
+
+fn measure(way: &Way, go: Option<&str>, args: &Args) -> Figures {
     let lab = Lab::with_hosts(2);
     lab.put("/coreos.com/network/config", way.config);
     wire::connect(&lab.hosts, args.whole);
     let processors = [0, 1].map(|n| Pinned::to(args.pin.then_some(n)));
-    let flags = [way.flags, &["--iface=wire0"]].concat();
-    let daemons = [0, 1].map(|n| processors[n].run(|| Flanneld::start(&lab, n, &flags)));
+    let daemons = [0, 1].map(|n| processors[n].run(|| start(way, go, &lab, n)));
     let pods: [Pod; 2] = [0, 1].map(|n| lab.pod(n, &daemons[n]));
-    for daemon in &daemons {
-        daemon.wait_for("flannel_leases", 2);
+    if way.name != GO {
+        for daemon in &daemons {
+            daemon.wait_for("flannel_leases", 2);
+        }
     }
     let duration = Duration::from_secs_f64(args.seconds);
     let loads = load::Loads {
@@ -107,11 +136,12 @@ fn measure(way: &Way, args: &Args) -> Figures {
         daemons: daemons.each_ref().map(Flanneld::pid),
     };
     loads.warm_up();
-    let (one, gbit_per_cpu) = loads.tcp(1);
-    let (four, _) = loads.tcp(4);
+    let (one, one_per_cpu) = loads.tcp(1);
+    let (four, four_per_cpu) = loads.tcp(4);
     let (received, lost) = loads.datagrams();
     let (p50, p99) = loads.questions();
-    Figures { one, four, gbit_per_cpu, kpps: received, lost, p50, p99 }
+    let (loaded_p50, loaded_p99) = loads.questions_under_load();
+    Figures { one, four, one_per_cpu, four_per_cpu, kpps: received, lost, p50, p99, loaded_p50, loaded_p99 }
 }
 
 /// Runs one of the machine's own tools.

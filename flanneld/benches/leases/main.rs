@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use flanneld::config::network::NetworkConfig;
+use flanneld::lease::Lease;
 use flanneld::lease::etcd::{Access, Etcd};
 use flanneld::lease::follow::Follower;
 use flanneld::lease::store::LeaseStore;
@@ -65,7 +66,8 @@ fn value(index: u32) -> String {
 /// As the udp backend makes it of the picture.
 fn table(follower: &Follower) -> Table {
     let own = "10.255.0.0/24".parse().ok();
-    Table::new(own, follower.leases().map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, 8285))))
+    let next_hop = |lease: &Lease| Some(SocketAddrV4::new(lease.public.ipv4()?, 8285));
+    Table::new(own, follower.leases().filter_map(|lease| Some((lease.subnets.ipv4()?, next_hop(lease)?))))
 }
 
 fn nanoseconds_a_lookup(leases: u32) -> f64 {

@@ -17,6 +17,21 @@ pub struct Address {
     pub index: u32,
     /// The address and its network's prefix length.
     pub net: IpNetwork,
+    /// How long it will be there.
+    pub standing: Standing,
+}
+
+/// How well an address can be relied on, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Somebody set it.
+    Permanent,
+    /// DHCP or a router gave it, for a time.
+    Dynamic,
+    /// IPv6 made it up for a day or so, so that its user is not recognised (RFC 8981).
+    Temporary,
+    /// It is going out of use, or is not known to be the only one on its link.
+    Unusable,
 }
 
 impl Netlink {
@@ -41,8 +56,8 @@ impl Netlink {
 
     /// Takes an address away; one that is gone is fine.
     pub async fn delete_address(&self, index: u32, net: IpNetwork) -> Result<()> {
-        let wanted = Address { index, net };
-        for message in self.messages(Some(index)).await?.into_iter().filter(|m| parse(m) == Some(wanted)) {
+        let wanted = |message: &AddressMessage| parse(message).is_some_and(|address| address.net == net);
+        for message in self.messages(Some(index)).await?.into_iter().filter(wanted) {
             let deleted = self.handle.address().del(message).execute().await;
             let deleted = deleted.map_err(during(|| format!("delete the address {net} of link {index}")));
             unless(deleted, &[Errno::EADDRNOTAVAIL, Errno::ENODEV])?;
@@ -82,5 +97,25 @@ fn parse(message: &AddressMessage) -> Option<Address> {
     // On a point-to-point link `Address` is the peer's, and `Local` its own.
     let found: Vec<(bool, IpAddr)> = message.attributes.iter().filter_map(pick).collect();
     let (_, ip) = found.iter().find(|(local, _)| *local).or(found.first())?;
-    Some(Address { index: message.header.index, net: IpNetwork::new(*ip, message.header.prefix_len).ok()? })
+    let net = IpNetwork::new(*ip, message.header.prefix_len).ok()?;
+    Some(Address { index: message.header.index, net, standing: standing(message, net.is_ipv6()) })
+}
+
+fn standing(message: &AddressMessage, v6: bool) -> Standing {
+    let attribute = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let flags = attribute.unwrap_or(AddressFlags::from_bits_retain(message.header.flags.bits().into()));
+    let unsure = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+    if flags.intersects(unsure) {
+        Standing::Unusable
+    // With IPv4 the flag means that the link has another address of that network.
+    } else if v6 && flags.contains(AddressFlags::Secondary) {
+        Standing::Temporary
+    } else if flags.contains(AddressFlags::Permanent) {
+        Standing::Permanent
+    } else {
+        Standing::Dynamic
+    }
 }

@@ -11,8 +11,12 @@ use nix::sys::socket::{
 
 use crate::{Error, Result};
 
-const GROUPS: u32 =
-    (libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV4_ROUTE | libc::RTMGRP_NEIGH) as u32;
+const GROUPS: u32 = (libc::RTMGRP_LINK
+    | libc::RTMGRP_IPV4_IFADDR
+    | libc::RTMGRP_IPV4_ROUTE
+    | libc::RTMGRP_IPV6_IFADDR
+    | libc::RTMGRP_IPV6_ROUTE
+    | libc::RTMGRP_NEIGH) as u32;
 /// `nlmsghdr` and as much of `ndmsg` as tells of which link a neighbour is.
 const HEAD: usize = 24;
 /// Messages that are read at a time; if there are more, the next look finds them.
@@ -30,14 +34,14 @@ impl Changes {
         open().map(|socket| Changes { socket }).map_err(|errno| Error::Socket { source: errno.into() })
     }
 
-    /// Whether there was a change of links, IPv4 addresses, IPv4 routes or the neighbours of this link since the last look. When in
-    /// doubt there was.
-    pub fn any(&self, link: Option<u32>) -> bool {
+    /// Whether there was a change of links, addresses, routes or the neighbours of one of these links since the last look. When in doubt
+    /// there was.
+    pub fn any(&self, links: &[u32]) -> bool {
         let (mut changed, mut head) = (false, [0; HEAD]);
         for _ in 0..MOST {
             match recv(self.socket.as_raw_fd(), &mut head, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EAGAIN) => return changed,
-                Ok(HEAD) if neighbour_of(&head).is_some_and(|index| Some(index) != link) => {}
+                Ok(HEAD) if neighbour_of(&head).is_some_and(|index| !links.contains(&index)) => {}
                 // ENOBUFS is among them: there were more than the socket holds.
                 Ok(_) | Err(_) => changed = true,
             }

@@ -15,7 +15,7 @@ pub mod route;
 pub mod sysctl;
 pub mod vxlan;
 
-pub use address::Address;
+pub use address::{Address, Standing};
 pub use changes::Changes;
 pub use error::{Error, Result};
 pub use ipip::Ipip;

@@ -40,7 +40,7 @@ pub struct Route {
     pub oif: Option<u32>,
     /// The source address that own packets get.
     pub src: Option<IpAddr>,
-    /// Lower wins; none is 0.
+    /// Lower wins; see [`Route::priority`].
     pub metric: Option<u32>,
     /// The largest packet that this way takes.
     pub mtu: Option<u32>,
@@ -52,8 +52,12 @@ pub struct Route {
     pub link_scope: bool,
     /// Whether the gateway counts as being on the link, whatever its address says.
     pub onlink: bool,
+    /// Whether the kernel made it for an address of a link.
+    pub by_kernel: bool,
 }
 
+/// `IP6_RT_PRIO_USER` of the kernel.
+const IPV6_METRIC: u32 = 1024;
 /// The main routing table.
 pub const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
@@ -71,7 +75,13 @@ impl Route {
             kind: Kind::Unicast,
             link_scope: false,
             onlink: false,
+            by_kernel: false,
         }
+    }
+
+    /// Its metric; the kernel gives IPv6 routes one of its own where none is said.
+    pub fn priority(&self) -> u32 {
+        self.metric.unwrap_or(if self.dst.is_ipv6() { IPV6_METRIC } else { 0 })
     }
 
     fn message(&self) -> Result<RouteMessage> {
@@ -120,6 +130,7 @@ impl Route {
         let mut route = Route::to(IpNetwork::new(any, message.header.destination_prefix_length).ok()?);
         route.table = u32::from(message.header.table);
         route.link_scope = message.header.scope == RouteScope::Link;
+        route.by_kernel = message.header.protocol == RouteProtocol::Kernel;
         route.onlink = message.header.flags.contains(RouteFlags::Onlink);
         route.kind = match message.header.kind {
             RouteType::Unicast => Kind::Unicast,
@@ -192,12 +203,12 @@ impl Netlink {
         )
     }
 
-    /// The IPv4 default route with the lowest metric, if there is one.
-    pub async fn default_route(&self) -> Result<Option<Route>> {
-        let is_default =
-            |r: &Route| r.dst.is_ipv4() && r.dst.prefix() == 0 && r.table == MAIN && r.kind == Kind::Unicast;
-        let routes = self.routes().await?;
-        Ok(routes.into_iter().filter(is_default).min_by_key(|r| r.metric.unwrap_or(0)))
+    /// The default routes of both families, the one that the kernel takes first.
+    pub async fn default_routes(&self) -> Result<Vec<Route>> {
+        let mut routes = self.routes().await?;
+        routes.retain(|r| r.dst.prefix() == 0 && r.table == MAIN && r.kind == Kind::Unicast);
+        routes.sort_by_key(Route::priority);
+        Ok(routes)
     }
 
     /// The way that the kernel would take to an address (`ip route get`).

@@ -1,6 +1,6 @@
 //! VXLAN devices: made, and read back to see whether they are what is wanted (RFC 7348).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures::TryStreamExt;
 use netlink_packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkInfo};
@@ -16,8 +16,8 @@ pub struct Vxlan {
     pub vni: u32,
     /// The outer UDP port, of all hosts.
     pub port: u16,
-    /// The outer source address.
-    pub local: Ipv4Addr,
+    /// The outer source address; its family is that of the outer packets.
+    pub local: IpAddr,
     /// The interface below.
     pub link: u32,
     /// Whether the device learns from packets who is where; without it only entries that were set count.
@@ -31,11 +31,14 @@ impl Netlink {
     pub async fn add_vxlan(&self, name: &str, wanted: &Vxlan, mac: [u8; 6]) -> Result<()> {
         let mut message = LinkVxlan::new(name, wanted.vni)
             .dev(wanted.link)
-            .local(wanted.local)
             .port(wanted.port)
             .learning(wanted.learning)
             .udp_csum(true)
             .address(mac.to_vec());
+        message = match wanted.local {
+            IpAddr::V4(local) => message.local(local),
+            IpAddr::V6(local) => message.local6(local),
+        };
         if wanted.gbp {
             message = message.gbp();
         }
@@ -60,12 +63,13 @@ impl Netlink {
 
 fn parse(infos: &[InfoVxlan]) -> Vxlan {
     let mut read =
-        Vxlan { vni: 0, port: 0, local: Ipv4Addr::UNSPECIFIED, link: 0, learning: false, gbp: false };
+        Vxlan { vni: 0, port: 0, local: Ipv4Addr::UNSPECIFIED.into(), link: 0, learning: false, gbp: false };
     for info in infos {
         match info {
             InfoVxlan::Id(vni) => read.vni = *vni,
             InfoVxlan::Port(port) => read.port = *port,
-            InfoVxlan::Local(local) => read.local = *local,
+            InfoVxlan::Local(local) => read.local = (*local).into(),
+            InfoVxlan::Local6(local) => read.local = (*local).into(),
             InfoVxlan::Link(link) => read.link = *link,
             InfoVxlan::Learning(learning) => read.learning = *learning,
             InfoVxlan::Gbp => read.gbp = true,

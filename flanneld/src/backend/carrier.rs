@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use anyhow::Result;
-use hostnet::Netlink;
+use anyhow::{Context, Result, bail};
+use hostnet::{Netlink, sysctl};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
@@ -20,15 +20,19 @@ use crate::datapath::counters::Meters;
 use crate::datapath::engine::Engine;
 use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
-use crate::iface::{self, External};
+use crate::family::{Dual, Family};
+use crate::iface::{self, External, Wanted};
 use crate::lease::key::{Advert, Lease};
 use crate::route::{Handle, Table};
+
+/// What every link of IPv6 must take in one piece (RFC 8200 section 5).
+const IPV6_LEAST_MTU: u32 = 1280;
 
 /// What packets are carried by.
 enum Way {
     Udp(Tunnel),
     Wireguard(Tunnel, wireguard::Node),
-    Vxlan(vxlan::Device),
+    Vxlan(vxlan::Devices),
     Ipip(ipip::Device),
     HostGw,
     Extension(Extension),
@@ -45,13 +49,13 @@ pub struct Wish {
 /// See the module.
 pub struct Carrier {
     netlink: Netlink,
-    network: Ipv4Network,
+    networks: Dual<IpNetwork>,
     external: External,
     /// Whether what is sent to the own subnet is dropped while no interface has it.
     blackhole: bool,
     way: Way,
-    /// The backend's own device, as it was found last.
-    device: Option<u32>,
+    /// The backend's own device of each family, as they were found last.
+    devices: Dual<u32>,
     /// What the kernel should have, as of the last leases; the device's part of it is made anew where the device is.
     leases: Vec<Lease>,
 }
@@ -69,7 +73,7 @@ impl Carrier {
         let way = match &network.backend {
             BackendKind::Udp { port } => Way::Udp(Tunnel {
                 device: udp::DEVICE,
-                address: SocketAddrV4::new(external.address, *port),
+                address: SocketAddrV4::new(ipv4_of(&external)?, *port),
                 mtu: udp::mtu(&external),
                 options,
                 routes: Handle::default(),
@@ -82,7 +86,7 @@ impl Carrier {
                 let node = wireguard::Node::new(wanted.clone())?;
                 let tunnel = Tunnel {
                     device: wireguard::DEVICE,
-                    address: SocketAddrV4::new(external.address, wanted.port),
+                    address: SocketAddrV4::new(ipv4_of(&external)?, wanted.port),
                     mtu: wanted.mtu(&external),
                     options,
                     routes: Handle::default(),
@@ -94,8 +98,15 @@ impl Carrier {
                 Way::Wireguard(tunnel, node)
             }
             BackendKind::Vxlan(options) => {
-                let mac = vxlan::choose_mac(&netlink, options, &leases, external.public).await?;
-                Way::Vxlan(vxlan::Device { options: *options, external: external.clone(), mac })
+                let last = leases.iter().find(|lease| lease.is_of(&external.public));
+                let mut macs = Dual::default();
+                if network.pools.v4.is_some() {
+                    macs.v4 = Some(vxlan::choose_mac(&netlink, options, Family::V4, last).await?);
+                }
+                if network.pools.v6.is_some() {
+                    macs.v6 = Some(vxlan::choose_mac(&netlink, options, Family::V6, last).await?);
+                }
+                Way::Vxlan(vxlan::Devices { options: *options, external: external.clone(), macs })
             }
             BackendKind::HostGw => {
                 host_gw::check(&external)?;
@@ -107,16 +118,37 @@ impl Carrier {
             BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
-        let others = leases.into_iter().filter(|lease| lease.public_ip != external.public).collect();
-        Ok(Carrier {
+        let carrier = Carrier {
+            leases: leases.into_iter().filter(|lease| !lease.is_of(&external.public)).collect(),
             netlink,
-            network: network.network,
+            networks: network.networks(),
             external,
             blackhole: false,
             way,
-            device: None,
-            leases: others,
-        })
+            devices: Dual::default(),
+        };
+        carrier.prepare_ipv6()?;
+        Ok(carrier)
+    }
+
+    /// What IPv6 needs of the host before packets are forwarded.
+    fn prepare_ipv6(&self) -> Result<()> {
+        if self.networks.v6.is_none() {
+            return Ok(());
+        }
+        let mtu = self.mtu();
+        if mtu < IPV6_LEAST_MTU {
+            bail!(
+                "packets of pods could have {mtu} bytes, and IPv6 needs {IPV6_LEAST_MTU}: enlarge the MTU of {}",
+                self.external.link.name
+            );
+        }
+        // A host that forwards does not listen to routers any more unless it is told to, and would lose its own default route in time.
+        let accept = format!("net/ipv6/conf/{}/accept_ra", self.external.link.name);
+        if sysctl::get(&accept)? == "1" {
+            sysctl::set(&accept, "2")?;
+        }
+        Ok(sysctl::set("net/ipv6/conf/all/forwarding", "1")?)
     }
 
     /// Drops what is sent to the own subnet while no interface has it, or refuses it.
@@ -132,18 +164,22 @@ impl Carrier {
             Way::Udp(_) => Advert { features: udp::features(), ..Advert::default() },
             Way::Nothing => Advert::default(),
             Way::Wireguard(_, node) => node.advert(),
-            Way::Vxlan(device) => device.options.advert(device.mac),
+            Way::Vxlan(devices) => devices.options.advert(&devices.macs),
             Way::Ipip(_) => Advert { kind: ipip::TYPE.to_owned(), ..Advert::default() },
             Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
             Way::Extension(extension) => extension.advert(),
         }
     }
 
-    /// The largest packet of a pod.
+    /// The largest packet of a pod, of whichever family.
     pub fn mtu(&self) -> u32 {
         match &self.way {
             Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.mtu,
-            Way::Vxlan(device) => device.options.mtu(&self.external),
+            Way::Vxlan(devices) => {
+                let mtus =
+                    self.networks.iter().map(|(family, _)| devices.options.mtu(&self.external, family));
+                mtus.min().unwrap_or(self.external.link.mtu)
+            }
             Way::Ipip(device) => device.mtu(),
             Way::HostGw | Way::Extension(_) | Way::Nothing => self.external.link.mtu,
         }
@@ -190,8 +226,10 @@ impl Carrier {
 
     /// Looks whether the interface to the other nodes is another one now or has another address, and goes over to it; whether that was
     /// so. As long as there is none, what was known of it stays.
-    pub async fn follow_interface(&mut self, choice: &IfaceChoice, public: Option<Ipv4Addr>) -> Result<bool> {
-        let found = iface::find(&self.netlink, choice, public, Some(self.external.address)).await?;
+    pub async fn follow_interface(&mut self, choice: &IfaceChoice, public: &Dual<IpAddr>) -> Result<bool> {
+        let families: Vec<Family> = self.networks.iter().map(|(family, _)| family).collect();
+        let wanted = Wanted { families: &families, public, used: &self.external.address };
+        let found = iface::find(&self.netlink, choice, &wanted).await?;
         let what = |external: &External| (external.link.index, external.link.mtu, external.address);
         if what(&found) == what(&self.external) && found.public == self.external.public {
             return Ok(false);
@@ -199,40 +237,41 @@ impl Carrier {
         tracing::warn!(interface = found.link.name, index = found.link.index, address = %found.address, public = %found.public,
             mtu = found.link.mtu, "the interface to the other nodes is another one now, or has changed");
         match &mut self.way {
-            Way::Udp(tunnel) => tunnel.move_to(found.address, udp::mtu(&found)),
-            Way::Wireguard(tunnel, node) => tunnel.move_to(found.address, node.mtu(&found)),
+            Way::Udp(tunnel) => tunnel.move_to(ipv4_of(&found)?, udp::mtu(&found)),
+            Way::Wireguard(tunnel, node) => tunnel.move_to(ipv4_of(&found)?, node.mtu(&found)),
             Way::Vxlan(device) => device.external = found.clone(),
             Way::Ipip(device) => device.external = found.clone(),
             Way::HostGw => host_gw::check(&found)?,
             _ => {}
         }
         self.external = found;
+        self.prepare_ipv6()?;
         Ok(true)
     }
 
-    /// The address that other nodes are told.
-    pub fn public_ip(&self) -> Ipv4Addr {
+    /// The addresses that other nodes are told.
+    pub fn public(&self) -> Dual<IpAddr> {
         self.external.public
     }
 
-    /// The backend's own device, as it was found last.
-    pub fn device(&self) -> Option<u32> {
-        self.device
+    /// The backend's own devices, as they were found last.
+    pub fn devices(&self) -> Vec<u32> {
+        self.devices.values().copied().collect()
     }
 
     /// Stops what belongs to an earlier lease, and makes what this one needs.
-    pub async fn start(&mut self, own: Ipv4Network) -> Result<()> {
+    pub async fn start(&mut self, own: Dual<IpNetwork>) -> Result<()> {
         if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
             tunnel.engine = None;
         }
         if let Way::Extension(extension) = &self.way {
-            extension.start(self.network, own, self.external.public).await?;
+            extension.start(&self.networks, &own, &self.external.public).await?;
         }
         self.mend(own).await
     }
 
     /// Without a lease nothing is carried.
-    pub async fn withdraw(&mut self, own: Ipv4Network) -> Result<()> {
+    pub async fn withdraw(&mut self, own: Dual<IpNetwork>) -> Result<()> {
         self.leases.clear();
         if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &self.way {
             tunnel.routes.publish(Table::default());
@@ -244,20 +283,22 @@ impl Carrier {
     /// it is control that takes the routes away in time ([`Carrier::withdraw`]).
     pub async fn publish(
         &mut self,
-        own: Ipv4Network,
+        own: Dual<IpNetwork>,
         others: impl Iterator<Item = &Lease>,
         until: Option<Instant>,
     ) -> Result<()> {
         match &mut self.way {
             Way::Udp(tunnel) => {
                 let port = tunnel.address.port();
-                let peers = others.map(|lease| (lease.subnet, SocketAddrV4::new(lease.public_ip, port)));
-                tunnel.routes.publish(Table::new(Some(own), peers).valid_until(until));
+                let peers = others.filter_map(|lease| {
+                    Some((lease.subnets.ipv4()?, SocketAddrV4::new(lease.public.ipv4()?, port)))
+                });
+                tunnel.routes.publish(Table::new(own.ipv4(), peers).valid_until(until));
                 Ok(())
             }
             Way::Wireguard(tunnel, node) => {
                 let peers = node.publish(others);
-                tunnel.routes.publish(Table::new(Some(own), peers).valid_until(until));
+                tunnel.routes.publish(Table::new(own.ipv4(), peers).valid_until(until));
                 Ok(())
             }
             _ => {
@@ -268,18 +309,19 @@ impl Carrier {
     }
 
     /// Mends what somebody took away: device, address, routes, or a data path that ended.
-    pub async fn mend(&mut self, own: Ipv4Network) -> Result<()> {
+    pub async fn mend(&mut self, own: Dual<IpNetwork>) -> Result<()> {
         if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way
             && !tunnel.is_alive()
         {
-            tunnel.start(own)?;
+            tunnel.start(ipv4(&own)?)?;
         }
         self.sync(own).await
     }
 
     /// Brings device and tables into the state that the lease and the others' leases ask for.
-    async fn sync(&mut self, own: Ipv4Network) -> Result<()> {
-        let (device, mut desired) = match &self.way {
+    async fn sync(&mut self, own: Dual<IpNetwork>) -> Result<()> {
+        let mut devices = Dual::default();
+        let mut desired = match &self.way {
             // Devices and routes are somebody else's.
             Way::Nothing => return self.drop_only(own).await,
             Way::Extension(extension) => {
@@ -287,47 +329,59 @@ impl Carrier {
                 return self.drop_only(own).await;
             }
             Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
-                let device = tunnel.ensure(&self.netlink, own).await?;
-                (Some(device), tunnel.plan(device, self.network))
+                let device = tunnel.ensure(&self.netlink, ipv4(&own)?).await?;
+                devices.v4 = Some(device);
+                tunnel.plan(device, ipv4(&self.networks)?)
             }
             Way::Vxlan(vxlan) => {
-                let device = vxlan.ensure(&self.netlink, own).await?;
+                if let Some(subnet) = own.v4 {
+                    devices.v4 = Some(vxlan.ensure(&self.netlink, subnet).await?);
+                }
+                if let Some(subnet) = own.v6 {
+                    devices.v6 = Some(vxlan.ensure(&self.netlink, subnet).await?);
+                }
                 let on_link = self.on_link().await?;
-                (Some(device), vxlan.plan(device, self.network, &on_link, &self.leases))
+                vxlan.plan(&devices, &self.networks, &on_link, &self.leases)
             }
             Way::Ipip(ipip) => {
-                let device = ipip.ensure(&self.netlink, own).await?;
+                let device = ipip.ensure(&self.netlink, ipv4(&own)?).await?;
+                devices.v4 = Some(device);
                 let on_link = self.on_link().await?;
-                (Some(device), ipip.plan(device, self.network, &on_link, &self.leases))
+                ipip.plan(device, &self.networks, &on_link, &self.leases)
             }
-            Way::HostGw => (None, host_gw::plan(self.network, &self.external, &self.leases)),
+            Way::HostGw => host_gw::plan(&self.networks, &self.external, &self.leases),
         };
         if self.blackhole {
-            desired.routes.push(kernel::blackhole(own));
+            desired.routes.extend(own.values().map(|subnet| kernel::blackhole(*subnet)));
         }
-        self.device = device;
-        let scope = Scope { network: self.network, underlay: self.external.link.index, device };
+        self.devices = devices;
+        let scope = Scope { networks: self.networks, underlay: self.external.link.index, devices };
         kernel::sync(&self.netlink, scope, &desired).await
     }
 
     /// Drops what is sent to own pods that are not there, if that is wished, and leaves all other routes alone.
-    async fn drop_only(&self, own: Ipv4Network) -> Result<()> {
+    async fn drop_only(&self, own: Dual<IpNetwork>) -> Result<()> {
         if self.blackhole {
-            self.netlink.replace_route(&kernel::blackhole(own)).await?;
+            for subnet in own.values() {
+                self.netlink.replace_route(&kernel::blackhole(*subnet)).await?;
+            }
         }
         Ok(())
     }
 
     /// The networks of the interface to the other nodes.
-    async fn on_link(&self) -> Result<Vec<Ipv4Network>> {
+    async fn on_link(&self) -> Result<Vec<IpNetwork>> {
         let addresses = self.netlink.addresses(Some(self.external.link.index)).await?;
-        Ok(addresses.into_iter().filter_map(|address| v4(address.net)).collect())
+        let networks = addresses.into_iter().map(|address| address.net);
+        Ok(networks.filter(|net| !net.ip().is_unspecified()).collect())
     }
 }
 
-fn v4(net: IpNetwork) -> Option<Ipv4Network> {
-    match (net.ip(), net) {
-        (IpAddr::V4(ip), IpNetwork::V4(net)) if ip != Ipv4Addr::UNSPECIFIED => Some(net),
-        _ => None,
-    }
+/// A tunnel of our own is of IPv4 only; a network without it is refused when it is read.
+fn ipv4(networks: &Dual<IpNetwork>) -> Result<Ipv4Network> {
+    networks.ipv4().context("this backend needs IPv4, which the network lacks")
+}
+
+fn ipv4_of(external: &External) -> Result<Ipv4Addr> {
+    external.address.ipv4().with_context(|| format!("{} has no IPv4 address", external.link.name))
 }

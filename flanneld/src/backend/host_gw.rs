@@ -2,20 +2,22 @@
 
 use anyhow::{Result, bail};
 use hostnet::Route;
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
-use super::kernel::{Desired, refuse};
+use super::kernel::Desired;
+use crate::family::Dual;
 use crate::iface::External;
-use crate::lease::key::Lease;
+use crate::lease::key::{Half, Lease};
 
 /// What leases call it.
 pub const TYPE: &str = "host-gw";
 
 /// The routes to the other nodes' subnets. Pure.
-pub fn plan(network: Ipv4Network, external: &External, others: &[Lease]) -> Desired {
-    let others = others.iter().filter(|lease| lease.backend.kind == TYPE);
-    let routes = others.map(|lease| via(lease, external)).chain([refuse(network)]);
-    Desired { routes: routes.collect(), neighbours: Vec::new() }
+pub fn plan(networks: &Dual<IpNetwork>, external: &External, others: &[Lease]) -> Desired {
+    let mut desired = Desired::refusing(networks);
+    let halves = others.iter().filter(|lease| lease.backend.kind == TYPE).flat_map(Lease::halves);
+    desired.routes.extend(halves.map(|half| via(&half, external)));
+    desired
 }
 
 /// A node is reached by what its lease says, so that has to be its address on the link.
@@ -32,7 +34,6 @@ pub fn check(external: &External) -> Result<()> {
 }
 
 /// A subnet by way of its node itself.
-pub fn via(lease: &Lease, external: &External) -> Route {
-    let to = Route::to(IpNetwork::V4(lease.subnet));
-    Route { gateway: Some(lease.public_ip.into()), oif: Some(external.link.index), ..to }
+pub fn via(half: &Half<'_>, external: &External) -> Route {
+    Route { gateway: Some(half.public), oif: Some(external.link.index), ..Route::to(half.subnet) }
 }

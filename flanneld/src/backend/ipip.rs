@@ -3,6 +3,8 @@
 //!
 //! As with Go flannel the kernel takes tunnelled packets from any host: what may reach protocol 4 is for the firewall to say.
 
+use std::net::IpAddr;
+
 use anyhow::{Context, Result, bail};
 use hostnet::{Ipip, Netlink, Route};
 use ipnetwork::{IpNetwork, Ipv4Network};
@@ -10,10 +12,11 @@ use nix::errno::Errno;
 use serde_json::{Map, Value};
 
 use super::host_gw;
-use super::kernel::{self, Desired, refuse};
+use super::kernel::{self, Desired};
 use crate::config::network::{BadNetwork, get};
+use crate::family::{Dual, Family};
 use crate::iface::External;
-use crate::lease::key::Lease;
+use crate::lease::key::{Half, Lease};
 
 /// What leases call it, and what the kernel calls such devices.
 pub const TYPE: &str = "ipip";
@@ -61,7 +64,9 @@ impl Device {
 
     /// Brings the device into the wanted state, made anew if it is set to something else; its index.
     pub async fn ensure(&self, netlink: &Netlink, subnet: Ipv4Network) -> Result<u32> {
-        let wanted = Ipip { local: self.external.address, remote: None };
+        let local = self.external.address.ipv4();
+        let local = local.with_context(|| format!("{} has no IPv4 address", self.external.link.name))?;
+        let wanted = Ipip { local, remote: None };
         if let Some(link) = netlink.link_by_name(DEVICE).await?
             && (link.kind.as_deref() != Some(TYPE) || netlink.ipip(DEVICE).await? != Some(wanted))
         {
@@ -78,7 +83,7 @@ impl Device {
         if link.mtu != self.mtu() {
             netlink.set_mtu(link.index, self.mtu()).await?;
         }
-        kernel::set_address(netlink, link.index, subnet.network()).await?;
+        kernel::set_address(netlink, link.index, IpAddr::V4(subnet.network())).await?;
         if !link.up {
             netlink.set_up(link.index, true).await?;
         }
@@ -89,19 +94,21 @@ impl Device {
     pub fn plan(
         &self,
         device: u32,
-        network: Ipv4Network,
-        on_link: &[Ipv4Network],
+        networks: &Dual<IpNetwork>,
+        on_link: &[IpNetwork],
         others: &[Lease],
     ) -> Desired {
-        let route = |lease: &Lease| {
-            if self.options.direct_routing && on_link.iter().any(|net| net.contains(lease.public_ip)) {
-                return host_gw::via(lease, &self.external);
+        let route = |half: Half<'_>| {
+            if self.options.direct_routing && on_link.iter().any(|net| net.contains(half.public)) {
+                return host_gw::via(&half, &self.external);
             }
-            let to = Route::to(IpNetwork::V4(lease.subnet));
-            Route { gateway: Some(lease.public_ip.into()), oif: Some(device), onlink: true, ..to }
+            let to = Route::to(half.subnet);
+            Route { gateway: Some(half.public), oif: Some(device), onlink: true, ..to }
         };
-        let others = others.iter().filter(|lease| lease.backend.kind == TYPE);
-        Desired { routes: others.map(route).chain([refuse(network)]).collect(), neighbours: Vec::new() }
+        let halves = others.iter().filter(|lease| lease.backend.kind == TYPE).flat_map(Lease::halves);
+        let mut desired = Desired::refusing(networks);
+        desired.routes.extend(halves.filter(|half| Family::of(half.public) == Family::V4).map(route));
+        desired
     }
 }
 
@@ -123,7 +130,8 @@ mod tests {
 
     fn lease(subnet: &str, ip: [u8; 4], kind: &str) -> Lease {
         let backend = Advert { kind: kind.into(), ..Advert::default() };
-        Lease { subnet: subnet.parse().unwrap(), public_ip: ip.into(), backend }
+        let (subnet, ip) = (subnet.parse().unwrap(), ip.into());
+        Lease { subnets: Dual::only_v4(subnet), public: Dual::only_v4(ip), backend }
     }
 
     fn device(direct_routing: bool) -> Device {
@@ -136,7 +144,7 @@ mod tests {
             kind: None,
             master: None,
         };
-        let ip = [192, 0, 2, 1].into();
+        let ip = Dual::only_v4([192, 0, 2, 1].into());
         Device { options: Options { direct_routing }, external: External { link, address: ip, public: ip } }
     }
 
@@ -156,10 +164,11 @@ mod tests {
             lease("10.5.4.0/24", [192, 0, 2, 4], "vxlan"),
         ];
         let plan = |direct| {
+            let networks = Dual::only_v4("10.5.0.0/16".parse().unwrap());
             let on_link = ["192.0.2.0/24".parse().unwrap()];
-            let routes = device(direct).plan(9, "10.5.0.0/16".parse().unwrap(), &on_link, &leases).routes;
+            let routes = device(direct).plan(9, &networks, &on_link, &leases).routes;
             assert_eq!(routes.len(), 3, "two peers, and the refusal");
-            [0, 1].map(|n| (routes[n].gateway.unwrap().to_string(), routes[n].oif, routes[n].onlink))
+            [1, 2].map(|n| (routes[n].gateway.unwrap().to_string(), routes[n].oif, routes[n].onlink))
         };
         let tunnelled = |ip: &str| (ip.to_owned(), Some(9), true);
         assert_eq!(device(false).mtu(), 1480);

@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use hostnet::neighbour::{Neighbour, Table};
 use hostnet::route::MAIN;
 use hostnet::{Kind, Netlink, Route};
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
+
+use crate::family::{Dual, Family, host};
 
 /// How the names of flannel's devices begin, whatever the backend.
 const DEVICES: &str = "flannel";
@@ -19,30 +21,39 @@ const REFUSE_METRIC: u32 = 4_294_967_295;
 pub struct Desired {
     /// Routes of the main table.
     pub routes: Vec<Route>,
-    /// Entries of the backend's device.
+    /// Entries of the backend's devices.
     pub neighbours: Vec<Neighbour>,
 }
 
+impl Desired {
+    /// What no lease covers is refused, and nothing else is there.
+    pub fn refusing(networks: &Dual<IpNetwork>) -> Desired {
+        Desired {
+            routes: networks.values().map(|network| refuse(*network)).collect(),
+            neighbours: Vec::new(),
+        }
+    }
+}
+
 /// The route that refuses what no lease covers.
-pub fn refuse(network: Ipv4Network) -> Route {
-    let to = Route::to(IpNetwork::V4(network));
-    Route { kind: Kind::Unreachable, metric: Some(REFUSE_METRIC), ..to }
+pub fn refuse(network: IpNetwork) -> Route {
+    Route { kind: Kind::Unreachable, metric: Some(REFUSE_METRIC), ..Route::to(network) }
 }
 
 /// The route that drops what is sent to the own subnet while no interface has it: without a word, and before the network's other routes.
-pub fn blackhole(subnet: Ipv4Network) -> Route {
-    Route { kind: Kind::Blackhole, metric: Some(REFUSE_METRIC), ..Route::to(IpNetwork::V4(subnet)) }
+pub fn blackhole(subnet: IpNetwork) -> Route {
+    Route { kind: Kind::Blackhole, metric: Some(REFUSE_METRIC), ..Route::to(subnet) }
 }
 
 /// Whose entries are ours to remove.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope {
-    /// The whole network.
-    pub network: Ipv4Network,
+    /// The whole network of each family.
+    pub networks: Dual<IpNetwork>,
     /// The interface to the other nodes.
     pub underlay: u32,
-    /// The backend's own device, if it has one.
-    pub device: Option<u32>,
+    /// The backend's own device for packets of each family, if it has one.
+    pub devices: Dual<u32>,
 }
 
 /// Brings the kernel's tables into the wanted state. One entry that is refused does not keep the others away.
@@ -55,11 +66,12 @@ pub async fn sync(netlink: &Netlink, scope: Scope, desired: &Desired) -> Result<
             outcome = Err(error);
         }
     };
-    if let Some(device) = scope.device {
+    for device in scope.devices.values() {
         // Who is where comes first: a route without it would swallow packets.
         for table in [Table::Forwarding, Table::Neighbours] {
-            let there = netlink.neighbours(device, table).await?;
-            let wanted: Vec<_> = desired.neighbours.iter().filter(|n| n.table == table).collect();
+            let there = netlink.neighbours(*device, table).await?;
+            let of_table = desired.neighbours.iter().filter(|n| n.index == *device && n.table == table);
+            let wanted: Vec<_> = of_table.collect();
             for stale in there.iter().filter(|n| n.permanent && !wanted.contains(n)) {
                 note(netlink.delete_neighbour(stale).await);
             }
@@ -82,35 +94,35 @@ pub async fn sync(netlink: &Netlink, scope: Scope, desired: &Desired) -> Result<
     outcome.context("the kernel's routes are not as they should be")
 }
 
-/// A route of a backend, or the one that drops: into one of flannel's devices, or into the network by way of another node.
+/// A route of a backend, or the one that drops: into one of flannel's devices, or into the network by way of another node. What the kernel
+/// makes of a device's own addresses is none.
 fn ours(route: &Route, scope: Scope, devices: &[u32]) -> bool {
-    let inside = matches!(route.dst, IpNetwork::V4(dst) if dst.is_subnet_of(scope.network));
-    let into_device = |oif| scope.device == Some(oif) || (inside && devices.contains(&oif));
+    let family = Family::of(route.dst.ip());
+    let inside = scope.networks.get(family).is_some_and(|network| is_inside(route.dst, *network));
+    let into_device =
+        |oif| scope.devices.values().any(|own| *own == oif) || (inside && devices.contains(&oif));
     let drops = inside && route.kind == Kind::Blackhole && route.metric == Some(REFUSE_METRIC);
     let via_node = inside && route.gateway.is_some() && route.oif == Some(scope.underlay);
     let leads = route.kind == Kind::Unicast && (via_node || route.oif.is_some_and(into_device));
-    route.table == MAIN && route.dst.is_ipv4() && (leads || drops)
+    route.table == MAIN && !route.by_kernel && (leads || drops)
+}
+
+fn is_inside(part: IpNetwork, whole: IpNetwork) -> bool {
+    part.prefix() >= whole.prefix() && whole.contains(part.network())
 }
 
 fn same(wanted: &Route, there: &Route) -> bool {
-    let metric = |route: &Route| route.metric.unwrap_or(0);
     let way = |route: &Route| (route.gateway, route.oif, route.onlink, route.mtu);
     wanted.dst == there.dst
         && wanted.kind == there.kind
-        && metric(wanted) == metric(there)
+        && wanted.priority() == there.priority()
         && there.table == MAIN
         && (wanted.kind != Kind::Unicast || way(wanted) == way(there))
 }
 
-/// Gives a device this address and takes away others of IPv4.
-pub async fn set_address(netlink: &Netlink, device: u32, ip: std::net::Ipv4Addr) -> Result<()> {
-    let wanted = IpNetwork::from(IpAddr::V4(ip));
-    for address in netlink.addresses(Some(device)).await? {
-        if address.net.is_ipv4() && address.net != wanted {
-            netlink.delete_address(device, address.net).await?;
-        }
-    }
-    Ok(netlink.add_address(device, wanted).await?)
+/// Gives a device this address and takes away others of its family.
+pub async fn set_address(netlink: &Netlink, device: u32, ip: IpAddr) -> Result<()> {
+    Ok(netlink.replace_address(device, host(ip)).await?)
 }
 
 #[cfg(test)]
@@ -119,9 +131,11 @@ mod tests {
 
     #[test]
     fn only_backends_routes_are_removed() {
-        let scope = Scope { network: "10.5.0.0/16".parse().unwrap(), underlay: 2, device: Some(7) };
+        let networks = Dual { v4: "10.5.0.0/16".parse().ok(), v6: "fc00::/48".parse().ok() };
+        let scope = Scope { networks, underlay: 2, devices: Dual { v4: Some(7), v6: Some(9) } };
         let to = |dst: &str| Route::to(dst.parse().unwrap());
-        let via = |dst: &str, oif| Route { gateway: Some([192, 0, 2, 1].into()), oif: Some(oif), ..to(dst) };
+        let gateway = |dst: &str| if dst.contains(':') { "fd00::1" } else { "192.0.2.1" }.parse().ok();
+        let via = |dst: &str, oif| Route { gateway: gateway(dst), oif: Some(oif), ..to(dst) };
         let on = |dst: &str, oif| Route { oif: Some(oif), ..to(dst) };
         let table = [
             (via("10.5.3.0/24", 2), true, "a host-gw route"),
@@ -133,10 +147,18 @@ mod tests {
             (on("10.6.3.0/24", 8), false, "another network's device"),
             (on("10.6.0.0/16", 7), true, "the own device's, of an earlier network"),
             (Route { table: 100, ..via("10.5.3.0/24", 2) }, false, "another table"),
-            (refuse(scope.network), false, "the refusing one"),
+            (refuse(networks.v4.unwrap()), false, "the refusing one"),
             (blackhole("10.5.7.0/24".parse().unwrap()), true, "of an earlier lease"),
+            (blackhole("fc00:0:0:7::/64".parse().unwrap()), true, "of an earlier lease"),
             (blackhole("10.6.7.0/24".parse().unwrap()), false, "of another network"),
             (Route { kind: Kind::Blackhole, ..to("10.5.7.0/24") }, false, "somebody else's blackhole"),
+            (via("fc00:0:0:3::/64", 2), true, "a host-gw route of IPv6"),
+            (via("::/0", 2), false, "the default route of IPv6"),
+            (via("fc00::/32", 2), false, "wider than the network of IPv6"),
+            (on("fc00:0:0:3::/64", 9), true, "into the device of IPv6"),
+            (on("fc00:0:0:3::/64", 8), true, "another backend's device"),
+            (Route { by_kernel: true, ..on("fe80::/64", 9) }, false, "of the device's link-local address"),
+            (Route { by_kernel: true, ..on("fc00:0:0:1::/128", 9) }, false, "of the device's own address"),
         ];
         for (route, expected, what) in table {
             assert_eq!(ours(&route, scope, &[7, 8]), expected, "{what}");
@@ -152,5 +174,7 @@ mod tests {
         let refuse = refuse("10.5.0.0/16".parse().unwrap());
         assert!(same(&refuse, &Route { oif: Some(1), ..refuse.clone() }));
         assert!(!same(&refuse, &route));
+        let v6 = Route { oif: Some(3), ..Route::to("fc00:0:0:3::/64".parse().unwrap()) };
+        assert!(same(&v6, &Route { metric: Some(1024), ..v6.clone() }), "the kernel's own metric");
     }
 }

@@ -12,6 +12,7 @@ pub mod wireguard;
 use serde_json::Value;
 
 use crate::config::network::{BadNetwork, get};
+use crate::family::Family;
 
 /// The backends that are there.
 const THERE: &str = "udp, vxlan, wireguard, ipip, host-gw, extension and alloc";
@@ -71,6 +72,12 @@ impl BackendKind {
                 None => format!("Type {kind} is unknown: {THERE} are there"),
             })),
         }
+    }
+
+    /// Whether packets of a family can be carried.
+    pub fn carries(&self, family: Family) -> bool {
+        let both = matches!(self, BackendKind::Vxlan(_) | BackendKind::HostGw | BackendKind::Alloc);
+        family == Family::V4 || both
     }
 }
 

@@ -1,6 +1,6 @@
 //! The udp backend: a persistent TUN with the route to the whole network, and the engine between it and the socket.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use hostnet::{Netlink, Route, sysctl};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
-use super::kernel::{self, Desired, refuse};
+use super::kernel::{self, Desired};
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::{Engine, Parts};
 use crate::datapath::pass::Given;
@@ -16,6 +16,7 @@ use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
 use crate::datapath::udp::Udp;
 use crate::datapath::wireguard::Wireguard;
+use crate::family::Dual;
 use crate::iface::External;
 use crate::lease::features::{Feature, Features};
 use crate::route::Handle;
@@ -127,8 +128,10 @@ impl Tunnel {
 
     /// The route into the device, and the one that refuses while the device is away. Pure.
     pub fn plan(&self, device: u32, network: Ipv4Network) -> Desired {
-        let into = Route { oif: Some(device), mtu: Some(self.mtu), ..Route::to(IpNetwork::V4(network)) };
-        Desired { routes: vec![into, refuse(network)], neighbours: Vec::new() }
+        let network = IpNetwork::V4(network);
+        let mut desired = Desired::refusing(&Dual::only_v4(network));
+        desired.routes.push(Route { oif: Some(device), mtu: Some(self.mtu), ..Route::to(network) });
+        desired
     }
 }
 
@@ -137,7 +140,7 @@ async fn ensure(netlink: &Netlink, name: &str, mtu: u32, own: Ipv4Network) -> Re
     if link.mtu != mtu {
         netlink.set_mtu(link.index, mtu).await?;
     }
-    kernel::set_address(netlink, link.index, own.network()).await?;
+    kernel::set_address(netlink, link.index, IpAddr::V4(own.network())).await?;
     if !link.up {
         netlink.set_txqlen(link.index, QUEUE).await?;
         netlink.set_up(link.index, true).await?;

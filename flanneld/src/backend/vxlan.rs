@@ -1,27 +1,31 @@
 //! The VXLAN backend: the kernel carries the packets, in flannel's layout. Per peer one route by way of its tunnel address, one neighbour
-//! (tunnel address → hardware address) and one forwarding entry (hardware address → host).
+//! (tunnel address → hardware address) and one forwarding entry (hardware address → host). Each family has a device of its own, with
+//! its own hardware address; packets of IPv6 go between the hosts' IPv6 addresses.
 //!
 //! The device's hardware address stands in the lease, so it must not change: it is taken from the device that is there, or from the
 //! lease that this node had, and a device that is deleted comes back with the same.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use hostnet::neighbour::{Neighbour, Table};
-use hostnet::{Netlink, Route};
-use ipnetwork::{IpNetwork, Ipv4Network};
+use hostnet::{Netlink, Route, sysctl};
+use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 
 use super::host_gw;
-use super::kernel::{self, Desired, refuse};
+use super::kernel::{self, Desired};
 use crate::config::network::{BadNetwork, get};
+use crate::family::{Dual, Family};
 use crate::iface::External;
-use crate::lease::key::{Advert, Lease};
+use crate::lease::key::{Advert, Half, Lease};
 
 /// What leases call it.
 pub const TYPE: &str = "vxlan";
 /// The outer IPv4, UDP and VXLAN headers and the inner Ethernet header.
 const OVERHEAD: u32 = 50;
+/// The same with an outer IPv6 header. Go flannel reckons with 50 here, too, so that each of its full packets becomes two fragments.
+const OVERHEAD_V6: u32 = 70;
 /// The kernel's own port, from before IANA gave one.
 const PORT: u16 = 8472;
 const LARGEST_VNI: u32 = (1 << 24) - 1;
@@ -69,41 +73,48 @@ impl Options {
         })
     }
 
-    /// E.g. `flannel.1`.
-    pub fn device(&self) -> String {
-        format!("flannel.{}", self.vni)
+    /// E.g. `flannel.1` and `flannel-v6.1`.
+    pub fn device(&self, family: Family) -> String {
+        match family {
+            Family::V4 => format!("flannel.{}", self.vni),
+            Family::V6 => format!("flannel-v6.{}", self.vni),
+        }
     }
 
-    /// The largest inner packet.
-    pub fn mtu(&self, external: &External) -> u32 {
-        self.mtu.unwrap_or(external.link.mtu).saturating_sub(OVERHEAD)
+    /// The largest inner packet of a family.
+    pub fn mtu(&self, external: &External, family: Family) -> u32 {
+        let overhead = if family == Family::V4 { OVERHEAD } else { OVERHEAD_V6 };
+        self.mtu.unwrap_or(external.link.mtu).saturating_sub(overhead)
     }
 
-    /// What a lease says of it.
-    pub fn advert(&self, mac: [u8; 6]) -> Advert {
-        let data = format!(r#"{{"VNI":{},"VtepMAC":"{}"}}"#, self.vni, mac_text(mac));
+    /// What a lease says of the devices.
+    pub fn advert(&self, macs: &Dual<[u8; 6]>) -> Advert {
+        let data = macs.map(|mac| format!(r#"{{"VNI":{},"VtepMAC":"{}"}}"#, self.vni, mac_text(*mac)));
         Advert { kind: TYPE.to_owned(), data, ..Advert::default() }
     }
 
     /// What the lease of a peer says of its device, if it is one of this network.
-    fn peer(&self, lease: &Lease) -> Option<[u8; 6]> {
-        let data: Value = serde_json::from_str(&lease.backend.data).ok()?;
-        let map = data.as_object().filter(|_| lease.backend.kind == TYPE)?;
+    fn peer(&self, data: &str) -> Option<[u8; 6]> {
+        let data: Value = serde_json::from_str(data).ok()?;
+        let map = data.as_object()?;
         let vni = get(map, "VNI").and_then(Value::as_u64)?;
         mac(get(map, "VtepMAC")?.as_str()?).filter(|_| vni == u64::from(self.vni))
     }
 }
 
-/// The hardware address for the device: that of the one that is there, else that of the lease of the last time, else one by chance.
+/// A family's hardware address: that of the device that is there, else that of the lease of the last time, else one by chance.
 pub async fn choose_mac(
     netlink: &Netlink,
     options: &Options,
-    leases: &[Lease],
-    own: Ipv4Addr,
+    family: Family,
+    last: Option<&Lease>,
 ) -> Result<[u8; 6]> {
-    let there = netlink.link_by_name(&options.device()).await?;
+    let there = netlink.link_by_name(&options.device(family)).await?;
     let there = there.filter(|link| link.kind.as_deref() == Some(TYPE));
-    let leased = || leases.iter().find(|lease| lease.public_ip == own).and_then(|lease| options.peer(lease));
+    let leased = || {
+        let advert = &last.filter(|lease| lease.backend.kind == TYPE)?.backend;
+        options.peer(advert.data.get(family)?)
+    };
     let found = there.and_then(|link| <[u8; 6]>::try_from(link.mac.as_slice()).ok()).or_else(leased);
     Ok(found.unwrap_or_else(|| {
         let mut mac: [u8; 6] = rand::random();
@@ -113,25 +124,29 @@ pub async fn choose_mac(
     }))
 }
 
-/// The device of a node with a lease.
+/// The devices of a node with a lease, one of each family.
 #[derive(Debug, Clone)]
-pub struct Device {
+pub struct Devices {
     /// The network's.
     pub options: Options,
     /// The interface below.
     pub external: External,
-    /// Its hardware address.
-    pub mac: [u8; 6],
+    /// Their hardware addresses.
+    pub macs: Dual<[u8; 6]>,
 }
 
-impl Device {
-    /// Brings the device into the wanted state, made anew if the kernel can't change the one that is there; its index.
-    pub async fn ensure(&self, netlink: &Netlink, subnet: Ipv4Network) -> Result<u32> {
-        let name = self.options.device();
+impl Devices {
+    /// Brings the device of a family into the wanted state, made anew if the kernel can't change the one that is there; its index.
+    pub async fn ensure(&self, netlink: &Netlink, subnet: IpNetwork) -> Result<u32> {
+        let family = Family::of(subnet.ip());
+        let missing = || format!("{} has no {family} address", self.external.link.name);
+        let local = *self.external.address.get(family).with_context(missing)?;
+        let mac = *self.macs.get(family).with_context(missing)?;
+        let name = self.options.device(family);
         let wanted = hostnet::Vxlan {
             vni: self.options.vni,
             port: self.options.port,
-            local: self.external.address,
+            local,
             link: self.external.link.index,
             learning: self.options.learning,
             gbp: self.options.gbp,
@@ -145,16 +160,20 @@ impl Device {
         let link = match netlink.link_by_name(&name).await? {
             Some(link) => link,
             None => {
-                netlink.add_vxlan(&name, &wanted, self.mac).await.with_context(|| {
+                netlink.add_vxlan(&name, &wanted, mac).await.with_context(|| {
                     format!("is another VXLAN device with VNI {} or port {} here?", wanted.vni, wanted.port)
                 })?;
                 netlink.link_by_name(&name).await?.with_context(|| format!("{name} vanished"))?
             }
         };
-        if link.mac != self.mac {
-            netlink.set_mac(link.index, self.mac).await?;
+        if family == Family::V6 {
+            // Every route into it is planned; none is to be believed that comes out of it (RFC 4861).
+            sysctl::set(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
         }
-        let mtu = self.options.mtu(&self.external);
+        if link.mac != mac {
+            netlink.set_mac(link.index, mac).await?;
+        }
+        let mtu = self.options.mtu(&self.external, family);
         if link.mtu != mtu {
             netlink.set_mtu(link.index, mtu).await?;
         }
@@ -168,33 +187,31 @@ impl Device {
     /// Routes and entries to the other nodes. `on_link` are the networks of the interface below. Pure.
     pub fn plan(
         &self,
-        device: u32,
-        network: Ipv4Network,
-        on_link: &[Ipv4Network],
+        devices: &Dual<u32>,
+        networks: &Dual<IpNetwork>,
+        on_link: &[IpNetwork],
         others: &[Lease],
     ) -> Desired {
-        let mut desired = Desired { routes: vec![refuse(network)], neighbours: Vec::new() };
-        for lease in others {
-            let Some(mac) = self.options.peer(lease) else { continue };
-            if self.options.direct_routing && on_link.iter().any(|net| net.contains(lease.public_ip)) {
-                desired.routes.push(host_gw::via(lease, &self.external));
-                continue;
+        let mut desired = Desired::refusing(networks);
+        for half in others.iter().filter(|lease| lease.backend.kind == TYPE).flat_map(Lease::halves) {
+            let device = devices.get(Family::of(half.public));
+            let (Some(device), Some(mac)) = (device, self.options.peer(half.data)) else { continue };
+            if self.options.direct_routing && on_link.iter().any(|net| net.contains(half.public)) {
+                desired.routes.push(host_gw::via(&half, &self.external));
+            } else {
+                tunnel(&mut desired, *device, mac, &half);
             }
-            let tunnel = lease.subnet.network();
-            let entry =
-                |table, ip: Ipv4Addr| Neighbour { table, index: device, ip: ip.into(), mac, permanent: true };
-            desired.neighbours.push(entry(Table::Neighbours, tunnel));
-            desired.neighbours.push(entry(Table::Forwarding, lease.public_ip));
-            let to = Route::to(IpNetwork::V4(lease.subnet));
-            desired.routes.push(Route {
-                gateway: Some(tunnel.into()),
-                oif: Some(device),
-                onlink: true,
-                ..to
-            });
         }
         desired
     }
+}
+
+fn tunnel(desired: &mut Desired, device: u32, mac: [u8; 6], half: &Half<'_>) {
+    let far = half.subnet.network();
+    let entry = |table, ip: IpAddr| Neighbour { table, index: device, ip, mac, permanent: true };
+    desired.neighbours.extend([entry(Table::Neighbours, far), entry(Table::Forwarding, half.public)]);
+    let to = Route::to(half.subnet);
+    desired.routes.push(Route { gateway: Some(far), oif: Some(device), onlink: true, ..to });
 }
 
 fn mac_text(mac: [u8; 6]) -> String {
@@ -226,21 +243,30 @@ mod tests {
             kind: None,
             master: None,
         };
-        External { link, address: Ipv4Addr::new(192, 0, 2, 1), public: Ipv4Addr::new(192, 0, 2, 1) }
+        let address = Dual { v4: "192.0.2.1".parse().ok(), v6: "fd00::1".parse().ok() };
+        External { link, address, public: address }
     }
 
-    fn lease(subnet: &str, ip: [u8; 4], data: &str) -> Lease {
-        let backend = Advert { kind: TYPE.into(), data: data.into(), ..Advert::default() };
-        Lease { subnet: subnet.parse().unwrap(), public_ip: ip.into(), backend }
+    fn lease(subnets: (&str, &str), public: (&str, &str), data: &str) -> Lease {
+        let data = Dual { v4: Some(data.to_owned()), v6: Some(data.to_owned()) };
+        Lease {
+            subnets: Dual { v4: subnets.0.parse().ok(), v6: subnets.1.parse().ok() },
+            public: Dual { v4: public.0.parse().ok(), v6: public.1.parse().ok() },
+            backend: Advert { kind: TYPE.into(), data, ..Advert::default() },
+        }
     }
 
     #[test]
     fn options_have_flannels_defaults() {
         let plain = options(&json!({ "Type": "vxlan" })).unwrap();
-        assert_eq!((plain.vni, plain.port, plain.mtu(&external())), (1, 8472, 1450));
-        assert_eq!(plain.device(), "flannel.1");
+        assert_eq!((plain.vni, plain.port, plain.mtu(&external(), Family::V4)), (1, 8472, 1450));
+        assert_eq!(plain.mtu(&external(), Family::V6), 1430, "the outer header is longer by twenty bytes");
+        assert_eq!(Family::BOTH.map(|family| plain.device(family)), ["flannel.1", "flannel-v6.1"]);
         let set = options(&json!({ "vni": 7, "Port": 4789, "MTU": 9000, "DirectRouting": true })).unwrap();
-        assert_eq!((set.vni, set.port, set.mtu(&external()), set.direct_routing), (7, 4789, 8950, true));
+        assert_eq!(
+            (set.vni, set.port, set.mtu(&external(), Family::V4), set.direct_routing),
+            (7, 4789, 8950, true)
+        );
         for wrong in
             [json!({"VNI": 1 << 24}), json!({"Port": 70000}), json!({"GBP": "yes"}), json!({"MTU": -1})]
         {
@@ -251,14 +277,15 @@ mod tests {
     #[test]
     fn the_advert_is_flannels_and_reads_back() {
         let options = options(&json!({})).unwrap();
-        let mac = [0x8e, 0x92, 0xc7, 0xf8, 0x29, 0x6a];
-        let advert = options.advert(mac);
-        assert_eq!(advert.data, r#"{"VNI":1,"VtepMAC":"8e:92:c7:f8:29:6a"}"#);
-        assert_eq!(options.peer(&lease("10.5.1.0/24", [192, 0, 2, 2], &advert.data)), Some(mac));
+        let macs = Dual { v4: Some([0x8e, 0x92, 0xc7, 0xf8, 0x29, 0x6a]), v6: Some([2; 6]) };
+        let advert = options.advert(&macs);
+        assert_eq!(advert.data.v4.as_deref(), Some(r#"{"VNI":1,"VtepMAC":"8e:92:c7:f8:29:6a"}"#));
+        assert_eq!(advert.data.v6.as_deref(), Some(r#"{"VNI":1,"VtepMAC":"02:02:02:02:02:02"}"#));
+        assert_eq!(options.peer(&advert.data.v4.unwrap()), macs.v4);
         for other in
             ["", "null", r#"{"VNI":2,"VtepMAC":"8e:92:c7:f8:29:6a"}"#, r#"{"VNI":1,"VtepMAC":"8e:92"}"#]
         {
-            assert_eq!(options.peer(&lease("10.5.1.0/24", [192, 0, 2, 2], other)), None, "{other}");
+            assert_eq!(options.peer(other), None, "{other}");
         }
     }
 
@@ -266,23 +293,34 @@ mod tests {
     fn each_peer_has_a_route_a_neighbour_and_a_forwarding_entry() {
         let data = r#"{"VNI":1,"VtepMAC":"8e:92:c7:f8:29:6a"}"#;
         let leases = [
-            lease("10.5.2.0/24", [192, 0, 2, 2], data),
-            lease("10.5.3.0/24", [198, 51, 100, 3], data),
-            lease("10.5.4.0/24", [192, 0, 2, 4], "{}"),
+            lease(("10.5.2.0/24", "fc00:0:0:2::/64"), ("192.0.2.2", "fd00::2"), data),
+            lease(("10.5.3.0/24", "fc00:0:0:3::/64"), ("198.51.100.3", "fd01::3"), data),
+            lease(("10.5.4.0/24", "fc00:0:0:4::/64"), ("192.0.2.4", "fd00::4"), "{}"),
+            lease(("10.5.5.0/24", ""), ("192.0.2.5", ""), "{}"),
         ];
-        let network = "10.5.0.0/16".parse().unwrap();
+        let networks = Dual { v4: "10.5.0.0/16".parse().ok(), v6: "fc00::/48".parse().ok() };
         let plan = |direct| {
             let options = Options { direct_routing: direct, ..options(&json!({})).unwrap() };
-            let device = Device { options, external: external(), mac: [2; 6] };
-            device.plan(9, network, &["192.0.2.0/24".parse().unwrap()], &leases)
+            let macs = Dual { v4: Some([2; 6]), v6: Some([4; 6]) };
+            let devices = Devices { options, external: external(), macs };
+            let on_link = ["192.0.2.0/24", "fd00::/64"].map(|net| net.parse().unwrap());
+            devices.plan(&Dual { v4: Some(9), v6: Some(10) }, &networks, &on_link, &leases)
         };
+        let ip = |text: &str| text.parse::<IpAddr>().ok();
+        // Two that refuse, and two peers with two families each.
         let tunnelled = plan(false);
-        assert_eq!((tunnelled.routes.len(), tunnelled.neighbours.len()), (3, 4));
-        let route = &tunnelled.routes[1];
-        assert_eq!((route.gateway, route.oif, route.onlink), (Some([10, 5, 2, 0].into()), Some(9), true));
+        assert_eq!((tunnelled.routes.len(), tunnelled.neighbours.len()), (6, 8));
+        for (index, gateway, device) in [(2, "10.5.2.0", 9), (3, "fc00:0:0:2::", 10)] {
+            let route = &tunnelled.routes[index];
+            assert_eq!((route.gateway, route.oif, route.onlink), (ip(gateway), Some(device), true));
+        }
+        let outer = tunnelled.neighbours.iter().filter(|n| n.table == Table::Forwarding && n.index == 10);
+        assert_eq!(outer.map(|n| n.ip).collect::<Vec<_>>(), [ip("fd00::2").unwrap(), ip("fd01::3").unwrap()]);
         let direct = plan(true);
-        assert_eq!((direct.routes.len(), direct.neighbours.len()), (3, 2));
-        let route = &direct.routes[1];
-        assert_eq!((route.gateway, route.oif, route.onlink), (Some([192, 0, 2, 2].into()), Some(2), false));
+        assert_eq!((direct.routes.len(), direct.neighbours.len()), (6, 4));
+        for (index, gateway) in [(2, "192.0.2.2"), (3, "fd00::2")] {
+            let route = &direct.routes[index];
+            assert_eq!((route.gateway, route.oif, route.onlink), (ip(gateway), Some(2), false));
+        }
     }
 }

@@ -163,6 +163,15 @@ pub struct Cli {
         help_heading = "Interface"
     )]
     pub(super) public_ip: String,
+    /// IPv6 accessible by other nodes for inter-host communication
+    #[arg(
+        long,
+        env = "FLANNELD_PUBLIC_IPV6",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Interface"
+    )]
+    pub(super) public_ipv6: String,
 
     /// Setup IP masquerade rule for traffic destined outside of flannel network
     #[arg(long, env = "FLANNELD_IP_MASQ", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true, help_heading = "Rules and routes")]

@@ -6,11 +6,12 @@ pub mod network;
 mod table;
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::backend::udp;
+use crate::family::{Dual, Family};
 use crate::lease::etcd::Access;
 use crate::logging;
 pub use cli::Cli;
@@ -22,8 +23,8 @@ pub struct Config {
     pub etcd: Access,
     /// How the interface is found.
     pub iface: IfaceChoice,
-    /// The advertised address, if it is not the interface's own.
-    pub public_ip: Option<Ipv4Addr>,
+    /// The advertised addresses, where they are not the interface's own.
+    pub public: Dual<IpAddr>,
     /// Where the CNI plugin finds the subnet.
     pub subnet_file: PathBuf,
     /// How long before its end a lease is renewed.
@@ -62,9 +63,9 @@ pub enum IfaceChoice {
     Named(Vec<String>),
     /// The one by which an address is reached.
     CanReach(IpAddr),
-    /// The one that has the public address.
-    PublicIp(Ipv4Addr),
-    /// The one with the default route.
+    /// The one that has the public addresses.
+    PublicIp,
+    /// The one with the default routes.
     Default,
 }
 
@@ -122,11 +123,14 @@ impl Cli {
         if self.subnet_lease_ttl < 2 {
             return Err(bad("subnet-lease-ttl", "must be at least 2 seconds"));
         }
-        let public_ip = address("public-ip", &self.public_ip)?;
+        let public = Dual {
+            v4: address("public-ip", &self.public_ip, Family::V4)?,
+            v6: address("public-ipv6", &self.public_ipv6, Family::V6)?,
+        };
         Ok(Config {
-            iface: self.iface_choice(public_ip)?,
+            iface: self.iface_choice(&public)?,
             etcd: self.access()?,
-            public_ip,
+            public,
             subnet_file: self.subnet_file,
             renew_margin: Duration::from_secs(self.subnet_lease_renew_margin * 60),
             lease_ttl: self.subnet_lease_ttl,
@@ -159,7 +163,7 @@ impl Cli {
         })
     }
 
-    fn iface_choice(&self, public_ip: Option<Ipv4Addr>) -> Result<IfaceChoice, BadConfig> {
+    fn iface_choice(&self, public: &Dual<IpAddr>) -> Result<IfaceChoice, BadConfig> {
         if !self.iface.is_empty() {
             return Ok(IfaceChoice::Named(self.iface.clone()));
         }
@@ -167,15 +171,16 @@ impl Cli {
             let ip = self.iface_can_reach.parse();
             return ip.map(IfaceChoice::CanReach).map_err(|_| bad("iface-can-reach", "is no IP address"));
         }
-        Ok(public_ip.map_or(IfaceChoice::Default, IfaceChoice::PublicIp))
+        Ok(if public.is_empty() { IfaceChoice::Default } else { IfaceChoice::PublicIp })
     }
 }
 
-fn address(flag: &'static str, text: &str) -> Result<Option<Ipv4Addr>, BadConfig> {
+fn address(flag: &'static str, text: &str, family: Family) -> Result<Option<IpAddr>, BadConfig> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| bad(flag, format!("{text} is no IPv4 address")))
+    let ip = text.parse().ok().filter(|ip| Family::of(*ip) == family);
+    ip.map(Some).ok_or_else(|| bad(flag, format!("{text} is no {family} address")))
 }
 
 /// The file's content. An empty file counts as none: a Secret's key is empty where etcd is used without TLS.
@@ -208,6 +213,16 @@ mod tests {
     }
 
     #[test]
+    fn public_addresses_are_of_their_family() {
+        let public = config(&["--public-ip=192.0.2.7"]).unwrap();
+        assert_eq!(public.iface, IfaceChoice::PublicIp);
+        assert_eq!(public.public, Dual::only_v4("192.0.2.7".parse().unwrap()));
+        let public = config(&["--public-ipv6=fd00::7", "--iface=eth1"]).unwrap();
+        assert_eq!((public.public.v6, public.public.v4), ("fd00::7".parse().ok(), None));
+        assert_eq!(public.iface, IfaceChoice::Named(vec!["eth1".into()]));
+    }
+
+    #[test]
     fn the_last_of_a_flag_counts_and_interfaces_add_up() {
         let config = config(&["--etcd-prefix=/a", "--iface=a", "--etcd-prefix=/b", "--iface=b"]).unwrap();
         assert_eq!(config.etcd.prefix, "/b");
@@ -223,6 +238,8 @@ mod tests {
             (&["--iface-can-reach=nowhere"], "iface-can-reach"),
             (&["--subnet-lease-renew-margin=1440"], "renew-margin"),
             (&["--public-ip=nonsense"], "public-ip"),
+            (&["--public-ip=fd00::1"], "fd00::1 is no IPv4 address"),
+            (&["--public-ipv6=192.0.2.1"], "public-ipv6"),
             (&["--etcd-cafile=/no/such/file"], "/no/such/file"),
         ] {
             let text = config(args).unwrap_err().to_string();

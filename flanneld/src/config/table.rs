@@ -2,8 +2,8 @@
 
 use super::Cli;
 
-/// Name, default and a value that must be understood: all of flannel's flags, except `public-ipv6`.
-const FLAGS: [(&str, &str, &str); 35] = [
+/// Name, default and a value that must be understood: all of flannel's flags, then ours.
+const FLAGS: [(&str, &str, &str); 36] = [
     ("etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379", "http://192.0.2.1:2379"),
     ("etcd-prefix", "/coreos.com/network", "/other"),
     ("etcd-keyfile", "", "/key"),
@@ -16,6 +16,7 @@ const FLAGS: [(&str, &str, &str); 35] = [
     ("iface-can-reach", "", "192.0.2.1"),
     ("subnet-file", "/run/flannel/subnet.env", "/tmp/subnet.env"),
     ("public-ip", "", "192.0.2.1"),
+    ("public-ipv6", "", "fd00::1"),
     ("subnet-lease-renew-margin", "60", "1439"),
     ("ip-masq", "false", "true"),
     ("ip-masq-fully-random-disable", "false", "true"),

@@ -16,6 +16,7 @@ use super::renewal::{Renewal, wait_until};
 use super::succession::Successor;
 use crate::lease::follow::{Follower, News};
 use crate::lease::keeper::{Keeper, Owned};
+use crate::lease::key::encode_key;
 use crate::lease::store::LeaseStore;
 
 /// Between two looks at whether something is to be mended. A look that finds nothing costs two system calls or three.
@@ -46,7 +47,7 @@ impl Node {
                 Ok(owned) => owned,
                 Err(successor) => return Ok(successor),
             };
-            if owned.lease.subnet != lost.lease.subnet {
+            if owned.lease.subnets != lost.lease.subnets {
                 self.settle(&owned, &follower).await?;
             }
         }
@@ -69,7 +70,7 @@ impl Node {
             }
         }
         self.stand_still(lost).await;
-        tracing::warn!(subnet = %lost.lease.subnet, "the lease is lost; taking it again, or another");
+        tracing::warn!(subnet = %lost.lease.subnets, "the lease is lost; taking it again, or another");
         place.unless_left(asked).await
     }
 
@@ -175,11 +176,11 @@ pub(super) fn absorb(item: Item, follower: &mut Follower, owned: &mut Owned, kee
             !news.is_empty()
         }
     };
-    let subnet = owned.lease.subnet;
-    if follower.lease(subnet).is_none_or(|lease| !owned.is_of(lease.public_ip)) {
+    let key = encode_key(&owned.lease.subnets);
+    if follower.lease(&key).is_none_or(|lease| !owned.is_of(&lease.public)) {
         return if newsworthy { Fate::Lost } else { Fate::Ours };
     }
-    match follower.holding(subnet) {
+    match follower.holding(&key) {
         Some((holding, revision)) if revision > owned.held.mod_revision && !keeper.holds(holding) => {
             Fate::Lost
         }
@@ -191,12 +192,12 @@ pub(super) fn absorb(item: Item, follower: &mut Follower, owned: &mut Owned, kee
 fn tell(news: &[News], owned: &Owned) {
     for item in news {
         match item {
-            News::Set(lease) | News::Gone(lease) if lease.subnet == owned.lease.subnet => {}
+            News::Set(lease) | News::Gone(lease) if lease.subnets == owned.lease.subnets => {}
             News::Set(lease) => {
-                tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet added");
+                tracing::info!(subnet = %lease.subnets, via = %lease.public, "subnet added");
             }
             News::Gone(lease) => {
-                tracing::info!(subnet = %lease.subnet, via = %lease.public_ip, "subnet removed");
+                tracing::info!(subnet = %lease.subnets, via = %lease.public, "subnet removed");
             }
             News::Bad(key, error) => {
                 let key: String = key.chars().take(LOGGED_KEY).collect();

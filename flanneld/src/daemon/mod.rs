@@ -1,7 +1,7 @@
 //! The daemon: it wires lease, routes and data path, and keeps them so.
 //!
 //! ```text
-//!  start: config → interface → network config → lease → device, socket, rules → subnet.env → ready
+//!  start: config → network config → interface → lease → device, socket, rules → subnet.env → ready
 //!  then:  follow the others' leases │ renew the own one │ look after device, routes and rules │ until a signal
 //! ```
 //!
@@ -33,8 +33,9 @@ use crate::chance;
 use crate::config::Config;
 use crate::config::network::NetworkConfig;
 use crate::datapath::counters::Meters;
+use crate::family::{Dual, Family};
 use crate::http::Ready;
-use crate::iface;
+use crate::iface::{self, Wanted};
 use crate::lease::etcd::Etcd;
 use crate::lease::follow::Follower;
 use crate::lease::holder;
@@ -160,11 +161,13 @@ struct Started {
 async fn start(config: &Config, meters: Meters) -> Result<Started> {
     let netlink = Netlink::connect()?;
     let changes = Changes::listen()?;
-    let external = iface::find(&netlink, &config.iface, config.public_ip, None).await?;
-    tracing::info!(interface = external.link.name, address = %external.address, public = %external.public, "using interface");
     let store: Arc<dyn LeaseStore> = Arc::new(Etcd::connect(&config.etcd).await?);
     let network = network_config(store.as_ref()).await?;
-    tracing::info!(network = %network.network, backend = ?network.backend, "found network config");
+    tracing::info!(network = %network.networks(), backend = ?network.backend, "found network config");
+    let families: Vec<Family> = network.pools.iter().map(|(family, _)| family).collect();
+    let wanted = Wanted { families: &families, public: &config.public, used: &Dual::default() };
+    let external = iface::find(&netlink, &config.iface, &wanted).await?;
+    tracing::info!(interface = external.link.name, address = %external.address, public = %external.public, "using interface");
     let follower = leases(store.as_ref(), &network).await;
     let known = follower.leases().cloned().collect();
     let carrier =
@@ -172,7 +175,7 @@ async fn start(config: &Config, meters: Meters) -> Result<Started> {
     let carrier = carrier.with_blackhole(config.blackhole);
     let settings = Settings {
         network: network.clone(),
-        public_ip: external.public,
+        public: external.public,
         holder: holder::this_host(),
         backend: carrier.advert(),
         ttl: config.lease_ttl,
@@ -187,7 +190,14 @@ async fn network_config(store: &dyn LeaseStore) -> Result<NetworkConfig> {
     let mut told = Told::default();
     loop {
         let problem = match store.config().await {
-            Ok(Some(text)) => return NetworkConfig::parse(&text).context("the network config in etcd cannot be used"),
+            Ok(Some(text)) => {
+                let network = NetworkConfig::parse(&text).and_then(NetworkConfig::require_ipv4);
+                let network = network.context("the network config in etcd cannot be used")?;
+                if network.pools.v6.is_some() {
+                    bail!("the network config's EnableIPv6: IPv6 is not there yet; leave it out");
+                }
+                return Ok(network);
+            }
             Ok(None) => "there is no network config in etcd yet: put {\"Network\":\"10.42.0.0/16\"} at <prefix>/config".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -218,14 +228,14 @@ async fn insist(ask: impl AsyncFn() -> Result<Owned, KeeperError>) -> Owned {
     loop {
         match ask().await {
             Ok(owned) => {
-                tracing::info!(subnet = %owned.lease.subnet, reserved = owned.reserved, "lease acquired");
+                tracing::info!(subnet = %owned.lease.subnets, reserved = owned.reserved, "lease acquired");
                 return owned;
             }
             Err(error) => {
                 told.once(&error, |error| tracing::error!("failed to acquire a lease: {error}"));
                 sleep(match error {
                     KeeperError::Rival { .. } => RIVAL,
-                    KeeperError::OutOfSubnets => REACQUIRE,
+                    KeeperError::OutOfSubnets(_) => REACQUIRE,
                     _ => jittered(RETRY),
                 })
                 .await;

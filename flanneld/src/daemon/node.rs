@@ -66,7 +66,7 @@ impl Node {
     pub(super) async fn settle(&mut self, owned: &Owned, follower: &Follower) -> Result<()> {
         // Before anything is carried: a data path without routes would drop what waits for it.
         self.publish(follower, owned).await;
-        self.carrier.start(owned.lease.subnet).await?;
+        self.carrier.start(owned.lease.subnets).await?;
         self.rules.put(&self.wanted_rules(owned))?;
         self.write_env(owned)?;
         self.ready.set(self.carrier.is_alive());
@@ -76,8 +76,8 @@ impl Node {
     fn write_env(&self, owned: &Owned) -> Result<()> {
         let mtu = self.carrier.mtu();
         let env = SubnetEnv {
-            network: self.host.network.network,
-            subnet: owned.lease.subnet,
+            networks: self.host.network.networks(),
+            subnets: owned.lease.subnets,
             mtu,
             ip_masq: self.host.config.ip_masq,
         };
@@ -101,7 +101,7 @@ impl Node {
     /// Forwards nothing until there are routes again.
     pub(super) async fn stand_still(&mut self, lost: &Owned) {
         self.ready.set(false);
-        if let Err(error) = self.carrier.withdraw(lost.lease.subnet).await {
+        if let Err(error) = self.carrier.withdraw(lost.lease.subnets).await {
             tracing::error!("cannot take the routes away: {error:#}");
         }
     }
@@ -112,9 +112,9 @@ impl Node {
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
         self.ready.set(self.carrier.is_alive());
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
-        let others = follower.leases().filter(|lease| !owned.is_of(lease.public_ip));
+        let others = follower.leases().filter(|lease| !owned.is_of(&lease.public));
         let until = owned.safe_until().map(Instant::into_std);
-        if let Err(error) = self.carrier.publish(owned.lease.subnet, others, until).await {
+        if let Err(error) = self.carrier.publish(owned.lease.subnets, others, until).await {
             let error = format!("{error:#}");
             self.told.once(&error, |error| tracing::error!("{error}"));
         }
@@ -127,7 +127,7 @@ impl Node {
         let left = owned.safe_until().map(|until| until.saturating_duration_since(now).as_secs_f64());
         self.metrics.until.set(left.unwrap_or(f64::INFINITY));
         // Asked in any case: what was told of until now is looked at now.
-        let changed = self.host.changes.any(self.carrier.device());
+        let changed = self.host.changes.any(&self.carrier.devices());
         let (mut mended, mut found) = (Ok(()), Look::Same);
         if changed || !self.carrier.is_alive() || now >= self.whole_look {
             self.whole_look = now + self.host.config.resync;
@@ -151,10 +151,10 @@ impl Node {
     /// The interface to the other nodes may have another address now, or be another one.
     async fn follow_interface(&mut self) -> Look {
         let config = &self.host.config;
-        match self.carrier.follow_interface(&config.iface, config.public_ip).await {
+        match self.carrier.follow_interface(&config.iface, &config.public).await {
             Ok(moved) => {
                 self.interface.over();
-                self.keeper.move_to(self.carrier.public_ip());
+                self.keeper.move_to(self.carrier.public());
                 if moved { Look::Moved } else { Look::Same }
             }
             Err(error) => {
@@ -168,7 +168,7 @@ impl Node {
     }
 
     async fn mend_carrier(&mut self, owned: &Owned) -> Result<()> {
-        let mended = self.carrier.mend(owned.lease.subnet).await;
+        let mended = self.carrier.mend(owned.lease.subnets).await;
         self.ready.set(self.carrier.is_alive());
         mended
     }
@@ -183,8 +183,8 @@ impl Node {
 
     fn wanted_rules(&self, owned: &Owned) -> Rules {
         Rules {
-            network: self.host.network.network,
-            subnet: owned.lease.subnet,
+            networks: self.host.network.networks(),
+            subnets: owned.lease.subnets,
             masquerade: self.host.config.ip_masq,
             random_ports: self.host.config.random_ports,
             forward: self.host.config.forward_rules,

@@ -42,6 +42,8 @@ pub struct Run {
     last: usize,
     /// How many packets.
     pub count: usize,
+    /// All of them together, each with its headers.
+    pub bytes: usize,
     /// Their payload, without headers.
     payload: usize,
     /// The payload of each but the last.
@@ -125,7 +127,7 @@ impl Runs {
             None => {
                 // A fragment may belong to any flow, so that nothing behind it may get before it.
                 self.runs.iter_mut().for_each(|run| run.open = false);
-                self.runs.push(Run::alone(index));
+                self.runs.push(Run::alone(index, packet));
             }
         }
     }
@@ -164,6 +166,7 @@ impl Runs {
         self.parts[run.last].next = Some(index);
         run.last = index;
         run.count += 1;
+        run.bytes += packet.len();
         run.payload += payload;
         run.sequence = run.sequence.wrapping_add(payload as u32);
         run.id = run.id.wrapping_add(1);
@@ -207,6 +210,7 @@ impl Run {
             first: index,
             last: index,
             count: 1,
+            bytes: packet.len(),
             payload,
             size: payload,
             sequence: sequence.wrapping_add(payload as u32),
@@ -216,12 +220,13 @@ impl Run {
         }
     }
 
-    fn alone(index: usize) -> Run {
+    fn alone(index: usize, packet: &[u8]) -> Run {
         Run {
             layers: None,
             first: index,
             last: index,
             count: 1,
+            bytes: packet.len(),
             payload: 0,
             size: 0,
             sequence: 0,

@@ -169,6 +169,16 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_to_one_peer_delays_another_by_no_more_than_what_came_before() {
+        for at in [0, 1, 63, 64, 65, 300, MOST_PACKETS - 1] {
+            let packets: Vec<_> = (0..MOST_PACKETS).map(|n| (if n == at { 2 } else { 1 }, 92)).collect();
+            let messages = gathered(&packets, true);
+            let before = messages.iter().position(|(peer, ..)| *peer == 2).unwrap();
+            assert_eq!(before, at.div_ceil(MOST_SEGMENTS), "messages before packet {at}");
+        }
+    }
+
+    #[test]
     fn headers_stay_with_their_payload() {
         let mut outbox = Outbox::default();
         for n in 0..3 {

@@ -1,11 +1,11 @@
 //! Which subnet to try. Pure: what is taken and a source of chance come as arguments.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 
-use crate::config::network::NetworkConfig;
+use crate::config::network::Pool;
+use crate::family::{Family, network, number};
 
 /// Among so many free subnets one is chosen by chance, so that nodes that start together seldom want the same.
 const CANDIDATES: usize = 100;
@@ -14,39 +14,71 @@ const CANDIDATES: usize = 100;
 ///
 /// `chance` yields an index below its argument.
 pub fn choose(
-    config: &NetworkConfig,
-    taken: &BTreeSet<Ipv4Network>,
-    previous: Option<Ipv4Network>,
+    pool: &Pool,
+    taken: &BTreeSet<IpNetwork>,
+    previous: Option<IpNetwork>,
     chance: impl FnOnce(usize) -> usize,
-) -> Option<Ipv4Network> {
-    let free = |subnet: &Ipv4Network| !taken.iter().any(|other| overlap(*other, *subnet));
-    if let Some(previous) = previous.filter(|p| config.hands_out(*p) && free(p)) {
+) -> Option<IpNetwork> {
+    let free = |subnet: &IpNetwork| !taken.iter().any(|other| overlap(*other, *subnet));
+    if let Some(previous) = previous.filter(|p| pool.hands_out(*p) && free(p)) {
         return Some(previous);
     }
-    let size = 1u32 << (32 - config.subnet_len);
-    let range = (u32::from(config.subnet_min)..=u32::from(config.subnet_max)).step_by(size as usize);
-    let subnets = range.filter_map(|start| Ipv4Network::new(Ipv4Addr::from(start), config.subnet_len).ok());
-    let candidates: Vec<Ipv4Network> = subnets.filter(free).take(CANDIDATES).collect();
+    let family = Family::of(pool.subnet_min);
+    let size = 1u128 << (family.bits() - pool.subnet_len);
+    let (first, last) = (number(pool.subnet_min), number(pool.subnet_max));
+    let starts =
+        std::iter::successors(Some(first), |start| start.checked_add(size).filter(|next| *next <= last));
+    let subnets = starts.filter_map(|start| network(family.address(start), pool.subnet_len));
+    let candidates: Vec<IpNetwork> = subnets.filter(free).take(CANDIDATES).collect();
     if candidates.is_empty() {
         return None;
     }
     candidates.get(chance(candidates.len())).copied()
 }
 
-fn overlap(a: Ipv4Network, b: Ipv4Network) -> bool {
+/// Whether two subnets share addresses.
+pub fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
     a.contains(b.network()) || b.contains(a.network())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::network::NetworkConfig;
+    use crate::family::Dual;
 
-    fn config() -> NetworkConfig {
-        NetworkConfig::parse(r#"{"Network":"10.5.0.0/24","SubnetLen":26}"#).unwrap()
+    fn pools() -> Dual<Pool> {
+        let v6 = r#""EnableIPv6":true,"IPv6Network":"fc00::/62","Backend":{"Type":"vxlan"}"#;
+        let text = format!(r#"{{"Network":"10.5.0.0/24","SubnetLen":26,{v6}}}"#);
+        NetworkConfig::parse(&text).unwrap().pools
     }
 
-    fn net(text: &str) -> Ipv4Network {
+    fn config() -> Pool {
+        pools().v4.unwrap()
+    }
+
+    fn net(text: &str) -> IpNetwork {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn both_families_are_chosen_from_alike() {
+        let pool = pools().v6.unwrap();
+        let mut taken = BTreeSet::from([net("10.5.0.0/24")]);
+        for (chance, expected) in [
+            (2, Some("fc00:0:0:3::/64")),
+            (0, Some("fc00:0:0:1::/64")),
+            (0, Some("fc00:0:0:2::/64")),
+            (0, None),
+        ] {
+            let chosen = choose(&pool, &taken, None, |_| chance);
+            assert_eq!(chosen, expected.map(net));
+            taken.extend(chosen);
+        }
+        // To the very end of the address space.
+        let text = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"ffff:ffff:ffff:fffc::/62","Backend":{"Type":"vxlan"}}"#;
+        let pool = NetworkConfig::parse(text).unwrap().pools.v6.unwrap();
+        assert_eq!(choose(&pool, &taken, None, |count| count - 1), Some(net("ffff:ffff:ffff:ffff::/64")));
     }
 
     #[test]

@@ -50,11 +50,24 @@ async fn suite(store: &dyn LeaseStore) {
             tokio::time::timeout(Duration::from_secs(5), events.next()).await.expect("the watch is silent");
         seen.extend(next.unwrap().unwrap().0);
     }
+    let created = |event: &Event| matches!(event, Event::Put(r) if r.create_revision == first.mod_revision);
+    assert!(seen.iter().all(created), "renewed it is as old as before");
     let revisions = seen.iter().map(|event| if let Event::Put(r) = event { r.mod_revision } else { 0 });
     assert_eq!(
         revisions.collect::<Vec<_>>(),
         [first.mod_revision, marked - 1, marked, reserved.mod_revision]
     );
+
+    let (old, new) = ("10.5.1.0-24", "10.5.1.0-24&fc00:0:0:1::-64");
+    let replace = async |old, seen| store.replace((old, seen), new, VALUE, 60).await.unwrap();
+    assert!(replace(old, renewed.mod_revision).await.is_none(), "seen is old");
+    let replaced = replace(old, reserved.mod_revision).await.unwrap();
+    let listed = store.list().await.unwrap().records;
+    assert_eq!((listed.len(), listed[0].key.as_str()), (1, new));
+    assert_eq!((listed[0].create_revision, listed[0].lease_id), (replaced.mod_revision, replaced.lease_id));
+    assert!(replace(new, replaced.mod_revision).await.is_none(), "the new key is there");
+    store.forget(replaced.lease_id).await;
+    assert!(store.list().await.unwrap().records.is_empty(), "the record goes with its lease");
 }
 
 #[tokio::test]

@@ -64,17 +64,18 @@ impl Etcd {
         Some(Record {
             key,
             value: kv.value().to_vec(),
+            create_revision: kv.create_revision(),
             mod_revision: kv.mod_revision(),
             lease_id: kv.lease(),
         })
     }
 
-    /// Writes a key under a condition, hung on a new etcd lease (or none); what it hangs on, if the condition held.
+    /// Writes a key under conditions, hung on a new etcd lease (or none), and deletes another; what it hangs on, if they held.
     async fn put_if(
         &self,
-        condition: Compare,
-        key: &[u8],
-        value: &str,
+        conditions: impl Into<Vec<Compare>>,
+        deleted: Option<String>,
+        (key, value): (&str, &str),
         ttl: i64,
     ) -> Result<Option<Held>, StoreError> {
         let mut client = self.client();
@@ -83,7 +84,9 @@ impl Etcd {
             ttl => client.lease_grant(ttl, None).await.map_err(|e| unavailable(&e))?.id(),
         };
         let options = PutOptions::new().with_lease(lease_id);
-        let txn = Txn::new().when([condition]).and_then([TxnOp::put(key, value, Some(options))]);
+        let delete = deleted.map(|key| TxnOp::delete(key, None));
+        let steps: Vec<TxnOp> = delete.into_iter().chain([TxnOp::put(key, value, Some(options))]).collect();
+        let txn = Txn::new().when(conditions).and_then(steps);
         let answer = client.txn(txn).await.map_err(|e| unavailable(&e))?;
         if !answer.succeeded() {
             self.forget(lease_id).await;
@@ -143,13 +146,30 @@ impl LeaseStore for Etcd {
     async fn create(&self, key: &str, value: &str, ttl: i64) -> Result<Option<Held>, StoreError> {
         let key = format!("{}{key}", self.subnets);
         let absent = Compare::version(key.as_str(), CompareOp::Equal, 0);
-        self.put_if(absent, key.as_bytes(), value, ttl).await
+        self.put_if([absent], None, (&key, value), ttl).await
     }
 
     async fn renew(&self, key: &str, value: &str, seen: i64, ttl: i64) -> Result<Option<Held>, StoreError> {
         let key = format!("{}{key}", self.subnets);
         let unchanged = Compare::mod_revision(key.as_str(), CompareOp::Equal, seen);
-        self.put_if(unchanged, key.as_bytes(), value, ttl).await
+        self.put_if([unchanged], None, (&key, value), ttl).await
+    }
+
+    async fn replace(
+        &self,
+        (old, seen): (&str, i64),
+        key: &str,
+        value: &str,
+        ttl: i64,
+    ) -> Result<Option<Held>, StoreError> {
+        if old == key {
+            // etcd refuses two writes of one key in a transaction.
+            return Ok(None);
+        }
+        let (old, key) = (format!("{}{old}", self.subnets), format!("{}{key}", self.subnets));
+        let unchanged = Compare::mod_revision(old.as_str(), CompareOp::Equal, seen);
+        let absent = Compare::version(key.as_str(), CompareOp::Equal, 0);
+        self.put_if([unchanged, absent], Some(old), (&key, value), ttl).await
     }
 
     async fn mark(&self, key: &str, value: &str, seen: i64) -> Result<Option<i64>, StoreError> {

@@ -2,39 +2,42 @@
 //!
 //! A listing replaces the picture by set difference: what is gone goes, what changed is told again. A damaged record costs
 //! itself and nothing else.
+//!
+//! With two families two keys can name one subnet, and a key that is there doesn't keep another away. Of the records that name a subnet
+//! the oldest has it, by the store's own count of when they came to be, so that all nodes see the same; the keeper goes by the same rule.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 
+use super::allocate::overlap;
 use super::holder::Holding;
 use super::key::{BadLease, Lease, decode_key};
 use super::store::{Event, Record};
 use crate::config::network::NetworkConfig;
+use crate::family::{Dual, Family};
 
 /// The picture of all leases of the network, the own one among them.
 #[derive(Debug)]
 pub struct Follower {
     config: NetworkConfig,
-    leases: BTreeMap<Ipv4Network, Held>,
-    bad: BTreeMap<String, Left>,
+    /// By key; those too whose subnet an older record has.
+    known: BTreeMap<String, Known>,
+    /// The keys that name a subnet, the oldest first.
+    claims: BTreeMap<IpNetwork, BTreeSet<(i64, String)>>,
+    damaged: BTreeMap<String, BadLease>,
 }
 
-/// A lease, and of its record what is not the lease's.
+/// A record that is well-formed.
 #[derive(Debug)]
-struct Held {
-    key: String,
+struct Known {
+    created: i64,
+    /// Of its last change.
+    revision: i64,
     lease: Lease,
     holding: Holding,
-    revision: i64,
-}
-
-/// A record that is left out.
-#[derive(Debug, PartialEq)]
-struct Left {
-    why: BadLease,
-    /// What it would be, if another record did not have its subnet.
-    waiting: Option<Lease>,
+    /// Whether it is the oldest of each of its subnets.
+    counts: bool,
 }
 
 /// Something to tell.
@@ -51,16 +54,18 @@ pub enum News {
 impl Follower {
     /// Knows nothing yet.
     pub fn new(config: NetworkConfig) -> Follower {
-        Follower { config, leases: BTreeMap::new(), bad: BTreeMap::new() }
+        Follower { config, known: BTreeMap::new(), claims: BTreeMap::new(), damaged: BTreeMap::new() }
     }
 
     /// Takes over a whole listing.
     pub fn replace(&mut self, records: &[Record]) -> Vec<News> {
         let listed: BTreeSet<&str> = records.iter().map(|r| r.key.as_str()).collect();
-        let known = self.leases.values().map(|held| &held.key).chain(self.bad.keys());
+        let known = self.known.keys().chain(self.damaged.keys());
         let gone: Vec<String> = known.filter(|key| !listed.contains(key.as_str())).cloned().collect();
         let mut news: Vec<News> = gone.iter().flat_map(|key| self.delete(key)).collect();
-        news.extend(records.iter().flat_map(|record| self.put(record)));
+        let mut records: Vec<&Record> = records.iter().collect();
+        records.sort_by_key(|record| record.create_revision);
+        news.extend(records.into_iter().flat_map(|record| self.put(record)));
         news
     }
 
@@ -74,95 +79,163 @@ impl Follower {
 
     /// All leases.
     pub fn leases(&self) -> impl Iterator<Item = &Lease> {
-        self.leases.values().map(|held| &held.lease)
+        self.known.values().filter(|known| known.counts).map(|known| &known.lease)
     }
 
-    /// The lease of a subnet.
-    pub fn lease(&self, subnet: Ipv4Network) -> Option<&Lease> {
-        self.leases.get(&subnet).map(|held| &held.lease)
+    /// The lease of a key.
+    pub fn lease(&self, key: &str) -> Option<&Lease> {
+        self.known.get(key).filter(|known| known.counts).map(|known| &known.lease)
     }
 
-    /// Which host holds the lease of a subnet, and the revision at which its record says so.
-    pub fn holding(&self, subnet: Ipv4Network) -> Option<(&Holding, i64)> {
-        self.leases.get(&subnet).map(|held| (&held.holding, held.revision))
+    /// Which host holds the lease of a key, and the revision at which its record says so.
+    pub fn holding(&self, key: &str) -> Option<(&Holding, i64)> {
+        self.known.get(key).map(|known| (&known.holding, known.revision))
     }
 
-    /// How many records are damaged at the moment.
+    /// How many records are left out at the moment: damaged, or of a subnet that an older one has.
     pub fn bad_count(&self) -> usize {
-        self.bad.len()
+        self.damaged.len() + self.known.values().filter(|known| !known.counts).count()
     }
 
     fn put(&mut self, record: &Record) -> Vec<News> {
-        let lease = match self.check(record) {
-            Ok(lease) => lease,
-            Err(why) => return self.leave_out(&record.key, Left { why, waiting: None }),
-        };
-        // Whoever has a subnet keeps it: a second record of the same subnet takes nothing away.
-        if self.leases.get(&lease.subnet).is_some_and(|held| held.key != record.key) {
-            return self.leave_out(&record.key, Left { why: BadLease::Taken, waiting: Some(lease) });
+        let (key, created) = (&record.key, record.create_revision);
+        match self.check(record) {
+            Ok(lease) => {
+                self.damaged.remove(key);
+                let (revision, holding) = (record.mod_revision, Holding::of(&record.value));
+                self.set(key, Some(Known { created, revision, lease, holding, counts: false }))
+            }
+            // What was good and is damaged now counts as gone: where it leads is not known any more.
+            Err(why) => {
+                let mut news = self.set(key, None);
+                if self.damaged.insert(key.clone(), why.clone()).as_ref() != Some(&why) {
+                    news.push(News::Bad(key.clone(), why));
+                }
+                news
+            }
         }
-        self.bad.remove(&record.key);
-        let (holding, revision) = (Holding::of(&record.value), record.mod_revision);
-        self.hold(Held { key: record.key.clone(), lease, holding, revision })
-    }
-
-    fn hold(&mut self, held: Held) -> Vec<News> {
-        let lease = held.lease.clone();
-        let before = self.leases.insert(lease.subnet, held);
-        if before.is_some_and(|held| held.lease == lease) { Vec::new() } else { vec![News::Set(lease)] }
-    }
-
-    fn leave_out(&mut self, key: &str, left: Left) -> Vec<News> {
-        // What was good and is damaged now counts as gone: where it leads is not known any more.
-        let mut news = self.release(key);
-        let why = left.why.clone();
-        if self.bad.insert(key.to_owned(), left).is_none_or(|before| before.why != why) {
-            news.push(News::Bad(key.to_owned(), why));
-        }
-        news
     }
 
     fn delete(&mut self, key: &str) -> Vec<News> {
-        self.bad.remove(key);
-        self.release(key)
+        self.damaged.remove(key);
+        self.set(key, None)
     }
 
-    /// Takes the lease of a record away; one that waited for the subnet gets it.
-    fn release(&mut self, key: &str) -> Vec<News> {
-        let Ok(subnet) = decode_key(key) else { return Vec::new() };
-        if self.leases.get(&subnet).is_none_or(|held| held.key != key) {
-            return Vec::new();
+    /// Sets what a key says (none: nothing any more), and tells what that means for it and for those that name the same subnets.
+    fn set(&mut self, key: &str, new: Option<Known>) -> Vec<News> {
+        let old = self.known.remove(key);
+        let mut subnets = BTreeSet::new();
+        subnets.extend(old.iter().flat_map(|known| self.release(key, known)));
+        subnets.extend(new.iter().flat_map(|known| self.claim(key, known)));
+        if let Some(new) = new {
+            self.known.insert(key.to_owned(), new);
         }
-        let mut news: Vec<News> =
-            self.leases.remove(&subnet).map(|held| News::Gone(held.lease)).into_iter().collect();
-        let waits = |left: &Left| left.waiting.as_ref().is_some_and(|lease| lease.subnet == subnet);
-        let next = self.bad.iter().find(|(_, left)| waits(left)).map(|(key, _)| key.clone());
-        if let Some((key, lease)) = next.and_then(|key| Some((key.clone(), self.bad.remove(&key)?.waiting?)))
-        {
-            // Whose it is is told by its next renewal.
-            news.extend(self.hold(Held { key, lease, holding: Holding::default(), revision: 0 }));
-        }
+        let was_there = old.is_some();
+        let mut news = self.tell(key, was_there, old.filter(|old| old.counts).map(|old| old.lease));
+        let rivals = subnets.iter().filter_map(|subnet| self.claims.get(subnet)).flatten();
+        let rivals: BTreeSet<String> =
+            rivals.map(|(_, rival)| rival.clone()).filter(|rival| rival != key).collect();
+        news.extend(rivals.iter().flat_map(|rival| self.weigh(rival)));
         news
     }
 
-    /// A lease counts only if its subnet is one that this network hands out: a record can't swallow others' subnets. And its owner
+    /// What a record means now, that `had` this lease before if it counted.
+    fn tell(&mut self, key: &str, was_there: bool, had: Option<Lease>) -> Vec<News> {
+        let counts = self.known.get(key).is_some_and(|known| self.is_oldest(key, known));
+        let Some(known) = self.known.get_mut(key) else { return had.map(News::Gone).into_iter().collect() };
+        known.counts = counts;
+        match (counts, had) {
+            (true, Some(had)) if had == known.lease => Vec::new(),
+            (true, _) => vec![News::Set(known.lease.clone())],
+            (false, Some(had)) => vec![News::Gone(had), News::Bad(key.to_owned(), BadLease::Taken)],
+            (false, None) if !was_there => vec![News::Bad(key.to_owned(), BadLease::Taken)],
+            (false, None) => Vec::new(),
+        }
+    }
+
+    fn claim(&mut self, key: &str, known: &Known) -> Vec<IpNetwork> {
+        let subnets: Vec<IpNetwork> = known.lease.subnets.values().copied().collect();
+        for subnet in &subnets {
+            self.claims.entry(*subnet).or_default().insert((known.created, key.to_owned()));
+        }
+        subnets
+    }
+
+    fn release(&mut self, key: &str, known: &Known) -> Vec<IpNetwork> {
+        let claim = (known.created, key.to_owned());
+        let subnets: Vec<IpNetwork> = known.lease.subnets.values().copied().collect();
+        for subnet in &subnets {
+            if let Some(claims) = self.claims.get_mut(subnet) {
+                claims.remove(&claim);
+                if claims.is_empty() {
+                    self.claims.remove(subnet);
+                }
+            }
+        }
+        subnets
+    }
+
+    /// Looks whether a record counts now, after another one of the same subnet came or went.
+    fn weigh(&mut self, key: &str) -> Vec<News> {
+        let Some(counts) = self.known.get(key).map(|known| self.is_oldest(key, known)) else {
+            return Vec::new();
+        };
+        let Some(known) = self.known.get_mut(key).filter(|known| known.counts != counts) else {
+            return Vec::new();
+        };
+        known.counts = counts;
+        let lease = known.lease.clone();
+        match counts {
+            true => vec![News::Set(lease)],
+            false => vec![News::Gone(lease), News::Bad(key.to_owned(), BadLease::Taken)],
+        }
+    }
+
+    fn is_oldest(&self, key: &str, known: &Known) -> bool {
+        let first = |subnet| self.claims.get(subnet).and_then(BTreeSet::first);
+        known.lease.subnets.values().all(|subnet| {
+            first(subnet).is_some_and(|(created, oldest)| (*created, oldest.as_str()) == (known.created, key))
+        })
+    }
+
+    /// A lease counts only if its subnets are such as this network hands out: a record can't swallow others' subnets. And its owner
     /// must be outside of the pods' network: packets to it would go into the tunnel again and again.
     fn check(&self, record: &Record) -> Result<Lease, BadLease> {
         let lease = Lease::decode(&record.key, &record.value)?;
-        let inside = self.config.network.contains(lease.subnet.network());
-        if !inside || lease.subnet.prefix() != self.config.subnet_len {
+        let pools = &self.config.pools;
+        // What it says of a family that the network hasn't concerns nobody.
+        let subnets = Dual::of(|family| pools.get(family).and(lease.subnets.get(family).copied()));
+        let public = Dual::of(|family| pools.get(family).and(lease.public.get(family).copied()));
+        let fits = |(family, subnet): (Family, &IpNetwork)| {
+            pools.get(family).is_some_and(|pool| pool.could_hand_out(*subnet))
+        };
+        if subnets.is_empty() || !subnets.iter().all(fits) {
             return Err(BadLease::Foreign);
         }
-        if self.config.network.contains(lease.public_ip) {
+        if public.iter().any(|(family, ip)| pools.get(family).is_some_and(|pool| pool.network.contains(*ip)))
+        {
             return Err(BadLease::PublicIp);
         }
-        Ok(lease)
+        Ok(Lease { subnets, public, backend: lease.backend })
     }
 }
 
 /// The subnets that are taken, by records of any kind: damaged ones and reservations too, as long as their key says which.
-pub fn taken(records: &[Record]) -> BTreeSet<Ipv4Network> {
-    records.iter().filter_map(|record| decode_key(&record.key).ok()).collect()
+pub fn taken<'a>(records: impl IntoIterator<Item = &'a Record>) -> BTreeSet<IpNetwork> {
+    let subnets = records.into_iter().filter_map(|record| decode_key(&record.key).ok());
+    subnets.flat_map(|subnets| [subnets.v4, subnets.v6]).flatten().collect()
+}
+
+/// The key of an older record that has a subnet of this one, or a part of it.
+pub fn older_owner<'a>(records: &'a [Record], record: &Record) -> Option<&'a str> {
+    let mine = decode_key(&record.key).ok()?;
+    let age = |record: &Record| (record.create_revision, record.key.clone());
+    let shares = |other: &&Record| {
+        let theirs = decode_key(&other.key).unwrap_or_default();
+        mine.values().any(|mine| theirs.values().any(|theirs| overlap(*mine, *theirs)))
+    };
+    let older = records.iter().filter(|other| age(other) < age(record));
+    older.filter(shares).map(|other| other.key.as_str()).next()
 }
 
 #[cfg(test)]
@@ -171,7 +244,12 @@ mod tests {
 
     fn record(key: &str, ip: &str) -> Record {
         let value = format!(r#"{{"PublicIP":"{ip}","PublicIPv6":null}}"#).into_bytes();
-        Record { key: key.to_owned(), value, mod_revision: 1, lease_id: 1 }
+        Record { key: key.to_owned(), value, create_revision: 1, mod_revision: 1, lease_id: 1 }
+    }
+
+    /// The same, but later.
+    fn at(create_revision: i64, record: Record) -> Record {
+        Record { create_revision, ..record }
     }
 
     fn follower() -> Follower {
@@ -180,8 +258,8 @@ mod tests {
 
     fn told(news: &[News]) -> Vec<String> {
         let line = |news: &News| match news {
-            News::Set(lease) => format!("+{} {}", lease.subnet, lease.public_ip),
-            News::Gone(lease) => format!("-{}", lease.subnet),
+            News::Set(lease) => format!("+{} {}", lease.subnets, lease.public),
+            News::Gone(lease) => format!("-{}", lease.subnets),
             News::Bad(key, _) => format!("!{key}"),
         };
         news.iter().map(line).collect()
@@ -220,8 +298,8 @@ mod tests {
     #[test]
     fn a_subnet_has_one_owner_whatever_else_is_written() {
         let mut follower = follower();
-        let (first, second) =
-            (record("10.5.2.0-24", "192.0.2.2"), record("10.5.2.0-24&fc00::-64", "192.0.2.66"));
+        let first = record("10.5.2.0-24", "192.0.2.2");
+        let second = at(2, record("10.5.2.0-24&fc00::-64", "192.0.2.66"));
         follower.replace(&[first.clone(), record("10.5.3.0-24", "192.0.2.3")]);
         assert_eq!(told(&follower.apply(&Event::Put(second.clone()))), ["!10.5.2.0-24&fc00::-64"]);
         assert!(follower.apply(&Event::Put(second.clone())).is_empty(), "told once");
@@ -231,9 +309,75 @@ mod tests {
         let news = follower.apply(&Event::Delete("10.5.2.0-24".into()));
         assert_eq!(told(&news), ["-10.5.2.0/24", "+10.5.2.0/24 192.0.2.66"], "the second waited");
         assert_eq!(follower.bad_count(), 0);
-        assert_eq!(told(&follower.apply(&Event::Put(first))), ["!10.5.2.0-24"], "and keeps it");
+        assert_eq!(told(&follower.apply(&Event::Put(at(3, first)))), ["!10.5.2.0-24"], "and keeps it");
         assert_eq!(told(&follower.replace(&[second])), ["-10.5.3.0/24"]);
         assert_eq!((follower.leases().count(), follower.bad_count()), (1, 0));
+    }
+
+    fn dual() -> Follower {
+        let text = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"vxlan"}}"#;
+        Follower::new(NetworkConfig::parse(text).unwrap())
+    }
+
+    /// Two keys, one IPv6 subnet: as two nodes write that choose at the same moment. In whichever order they are heard of, the older
+    /// record has it, on every node.
+    #[test]
+    fn of_two_keys_with_a_subnet_in_common_the_older_counts() {
+        let older = at(5, record("10.5.9.0-24&fc00:0:0:7::-64", "192.0.2.9"));
+        let younger = at(6, record("10.5.1.0-24&fc00:0:0:7::-64", "192.0.2.1"));
+        let records = [younger.clone(), older.clone()];
+        let mut listed = dual();
+        assert_eq!(
+            told(&listed.replace(&records)),
+            ["+10.5.9.0/24 and fc00:0:0:7::/64 192.0.2.9", "!10.5.1.0-24&fc00:0:0:7::-64"]
+        );
+        assert!(listed.replace(&records).is_empty());
+        let mut heard = dual();
+        heard.apply(&Event::Put(younger.clone()));
+        let news = told(&heard.apply(&Event::Put(older.clone())));
+        assert_eq!(
+            news,
+            [
+                "+10.5.9.0/24 and fc00:0:0:7::/64 192.0.2.9",
+                "-10.5.1.0/24 and fc00:0:0:7::/64",
+                "!10.5.1.0-24&fc00:0:0:7::-64"
+            ]
+        );
+        assert!(listed.leases().eq(heard.leases()));
+        assert_eq!(heard.bad_count(), 1);
+        assert_eq!(older_owner(&records, &younger), Some(older.key.as_str()));
+        assert_eq!(older_owner(&records, &older), None);
+        // A part of a subnet is in common as well.
+        let part = at(7, record("10.5.8.0-24&fc00:0:0:7::-65", "192.0.2.8"));
+        assert_eq!(older_owner(&[older.clone(), part.clone()], &part), Some(older.key.as_str()));
+        let news = told(&heard.apply(&Event::Delete(older.key)));
+        assert_eq!(news, ["-10.5.9.0/24 and fc00:0:0:7::/64", "+10.5.1.0/24 and fc00:0:0:7::/64 192.0.2.1"]);
+    }
+
+    #[test]
+    fn families_that_the_network_lacks_concern_nobody() {
+        let both = Record {
+            value: br#"{"PublicIP":"192.0.2.2","PublicIPv6":"fd00::2"}"#.to_vec(),
+            ..record("10.5.2.0-24&fc00:0:0:2::-64", "")
+        };
+        let put = Event::Put(both.clone());
+        assert_eq!(told(&follower().apply(&put)), ["+10.5.2.0/24 192.0.2.2"]);
+        assert_eq!(told(&dual().apply(&put)), ["+10.5.2.0/24 and fc00:0:0:2::/64 192.0.2.2 and fd00::2"]);
+        let old = Event::Put(record("10.5.2.0-24", "192.0.2.2"));
+        assert_eq!(
+            told(&dual().apply(&old)),
+            ["+10.5.2.0/24 192.0.2.2"],
+            "a node from before there was IPv6"
+        );
+        for key in ["10.5.2.0-24&fc01:0:0:2::-64", "10.5.2.0-24&fc00:0:0:2::-65"] {
+            assert_eq!(
+                told(&dual().apply(&Event::Put(Record { key: key.into(), ..both.clone() }))),
+                [format!("!{key}")]
+            );
+        }
+        let inside = br#"{"PublicIP":"192.0.2.2","PublicIPv6":"fc00::7"}"#.to_vec();
+        let news = dual().apply(&Event::Put(Record { value: inside, ..both.clone() }));
+        assert_eq!(told(&news), [format!("!{}", both.key)], "its owner would be inside of the tunnel");
     }
 
     #[test]
@@ -248,7 +392,8 @@ mod tests {
             record("10.5.1.0-24", "192.0.2.1"),
             Record { value: b"?".to_vec(), ..record("10.5.2.0-24", "") },
             record("foo", ""),
+            record("10.5.3.0-24&fc00:0:0:3::-64", "192.0.2.3"),
         ];
-        assert_eq!(taken(&records).len(), 2);
+        assert_eq!(taken(&records).len(), 4);
     }
 }

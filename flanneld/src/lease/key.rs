@@ -1,21 +1,22 @@
 //! A lease as a key and a value. The format is flannel's: no blanks, this order of fields, `PublicIPv6` always there. Ours alone is the
 //! field at the end, `Features`, which is there only where a node has some.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use serde_json::Value;
 
 use super::features::Features;
+use crate::family::{Dual, Family};
 
-/// Who has a subnet, and how it is reached.
+/// Who has which subnets, and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// The subnet.
-    pub subnet: Ipv4Network,
-    /// The owner's external address.
-    pub public_ip: Ipv4Addr,
+    /// The subnets, at least one.
+    pub subnets: Dual<IpNetwork>,
+    /// The owner's external addresses.
+    pub public: Dual<IpAddr>,
     /// How it is reached.
     pub backend: Advert,
 }
@@ -25,10 +26,21 @@ pub struct Lease {
 pub struct Advert {
     /// E.g. `vxlan`; empty for udp, as flannel leaves it out.
     pub kind: String,
-    /// What that backend needs to know, as JSON; empty if it needs nothing.
-    pub data: String,
+    /// What that backend needs to know for packets of each family, as JSON; none if it needs nothing.
+    pub data: Dual<String>,
     /// What its owner can take beyond what every flannel can.
     pub features: Features,
+}
+
+/// One family's part of a lease: packets to this subnet go by way of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Half<'a> {
+    /// The subnet.
+    pub subnet: IpNetwork,
+    /// The owner's external address of the same family.
+    pub public: IpAddr,
+    /// What the backend needs to know, as JSON; empty if it needs nothing.
+    pub data: &'a str,
 }
 
 /// Why a key or value is not a lease.
@@ -47,45 +59,70 @@ pub enum BadLease {
     #[error("another record has this subnet already")]
     Taken,
     /// No usable address.
-    #[error("PublicIP is missing or can't be an address of a host")]
+    #[error("PublicIP is missing, or it or PublicIPv6 can't be an address of a host")]
     PublicIp,
 }
 
-/// The last part of the key, e.g. `10.5.89.0-24`.
-pub fn encode_key(subnet: Ipv4Network) -> String {
-    format!("{}-{}", subnet.network(), subnet.prefix())
+/// The last part of the key, e.g. `10.5.89.0-24` or `10.5.89.0-24&fc00:0:0:1::-64`.
+pub fn encode_key(subnets: &Dual<IpNetwork>) -> String {
+    let parts = subnets.values().map(|subnet| format!("{}-{}", subnet.network(), subnet.prefix()));
+    parts.collect::<Vec<_>>().join("&")
 }
 
-/// The subnet that a key names, written as flannel writes it; of a second, IPv6 part (`&fc00::-64`) only the form is looked at.
-pub fn decode_key(key: &str) -> Result<Ipv4Network, BadLease> {
+/// The subnets that a key names, written as flannel writes them: IPv4, and behind a `&` IPv6.
+pub fn decode_key(key: &str) -> Result<Dual<IpNetwork>, BadLease> {
     let (first, second) = key.split_once('&').map_or((key, None), |(first, second)| (first, Some(second)));
-    let (ip, length) = parts::<Ipv4Addr>(first, 31).ok_or(BadLease::Key)?;
-    if second.is_some_and(|second| parts::<Ipv6Addr>(second, 127).is_none()) {
-        return Err(BadLease::Key);
-    }
-    let subnet = Ipv4Network::new(ip, length).map_err(|_| BadLease::Key)?;
-    if encode_key(subnet) == first { Ok(subnet) } else { Err(BadLease::Key) }
+    let v4 = part::<Ipv4Addr>(first, 31).ok_or(BadLease::Key)?;
+    let v6 = second.map(|second| part::<Ipv6Addr>(second, 127).ok_or(BadLease::Key)).transpose()?;
+    let subnets = Dual { v4: Some(v4), v6 };
+    if encode_key(&subnets) == key { Ok(subnets) } else { Err(BadLease::Key) }
 }
 
-fn parts<A: FromStr>(text: &str, longest: u8) -> Option<(A, u8)> {
+fn part<A: FromStr + Into<IpAddr>>(text: &str, longest: u8) -> Option<IpNetwork> {
     let (ip, length) = text.rsplit_once('-')?;
-    Some((ip.parse().ok()?, length.parse().ok().filter(|length| *length <= longest)?))
+    let ip: A = ip.parse().ok()?;
+    IpNetwork::new(ip.into(), length.parse().ok().filter(|length| *length <= longest)?).ok()
 }
 
-/// Whether other hosts can be reached at an address at all: it is neither of "this network" (0/8), nor loopback, multicast or reserved.
-fn is_host(ip: Ipv4Addr) -> bool {
-    !ip.is_loopback() && (1..=223).contains(&ip.octets()[0])
+/// Whether other hosts can be reached at an address at all: it is neither of "this network" (0/8), nor loopback, multicast or reserved,
+/// nor good on one link only.
+fn is_host(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && (1..=223).contains(&ip.octets()[0]),
+        IpAddr::V6(ip) => {
+            let other =
+                ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_unicast_link_local();
+            !other && ip.to_ipv4_mapped().is_none()
+        }
+    }
 }
 
 impl Lease {
+    /// Its families' parts. One whose owner has no address of that family leads nowhere, and is left out.
+    pub fn halves(&self) -> impl Iterator<Item = Half<'_>> {
+        self.subnets.iter().filter_map(|(family, subnet)| {
+            let data = self.backend.data.get(family).map_or("", String::as_str);
+            Some(Half { subnet: *subnet, public: *self.public.get(family)?, data })
+        })
+    }
+
+    /// Whether it is that of the node with these addresses. It goes by the IPv4 address where there is one, as in flannel.
+    pub fn is_of(&self, node: &Dual<IpAddr>) -> bool {
+        let name = |addresses: &Dual<IpAddr>| addresses.values().next().copied();
+        name(&self.public).is_some() && name(&self.public) == name(node)
+    }
+
     /// The value, byte for byte.
     pub fn encode(&self) -> String {
-        let mut text = format!(r#"{{"PublicIP":"{}","PublicIPv6":null"#, self.public_ip);
+        let quoted = |ip: Option<IpAddr>| ip.map_or("null".to_owned(), |ip| format!("\"{ip}\""));
+        let (v4, v6) = (quoted(self.public.v4), quoted(self.public.v6));
+        let mut text = format!(r#"{{"PublicIP":{v4},"PublicIPv6":{v6}"#);
         if !self.backend.kind.is_empty() {
             text.push_str(&format!(r#","BackendType":"{}""#, self.backend.kind));
         }
-        if !self.backend.data.is_empty() {
-            text.push_str(&format!(r#","BackendData":{}"#, self.backend.data));
+        for (family, data) in self.backend.data.iter() {
+            let name = if family == Family::V4 { "BackendData" } else { "BackendV6Data" };
+            text.push_str(&format!(r#","{name}":{data}"#));
         }
         if let Some(features) = self.backend.features.encode() {
             text.push_str(&format!(r#","Features":{features}"#));
@@ -96,22 +133,27 @@ impl Lease {
 
     /// A lease from its key and value. Names of fields are read in any case and unknown ones ignored, as Go's decoder does.
     pub fn decode(key: &str, value: &[u8]) -> Result<Lease, BadLease> {
-        let subnet = decode_key(key)?;
+        let subnets = decode_key(key)?;
         let value: Value = serde_json::from_slice(value).map_err(|e| BadLease::Json(e.to_string()))?;
         let map = value.as_object().ok_or_else(|| BadLease::Json("not an object".to_owned()))?;
         let field =
             |name: &str| map.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
         let text = |name: &str| field(name).and_then(Value::as_str);
-        let public_ip: Ipv4Addr =
-            text("PublicIP").and_then(|ip| ip.parse().ok()).ok_or(BadLease::PublicIp)?;
-        if !is_host(public_ip) {
-            return Err(BadLease::PublicIp);
-        }
-        let data = field("BackendData").filter(|data| !data.is_null()).map(Value::to_string);
+        let data = |name: &str| field(name).filter(|data| !data.is_null()).map(Value::to_string);
+        let v4 = host::<Ipv4Addr>(text("PublicIP").unwrap_or_default())?;
+        // Of a lease without an IPv6 subnet this says nothing.
+        let v6 = text("PublicIPv6").filter(|_| subnets.v6.is_some()).map(host::<Ipv6Addr>).transpose()?;
         let kind = text("BackendType").unwrap_or_default().to_owned();
+        let data = Dual { v4: data("BackendData"), v6: data("BackendV6Data") };
         let features = field("Features").map(Features::decode).unwrap_or_default();
-        Ok(Lease { subnet, public_ip, backend: Advert { kind, data: data.unwrap_or_default(), features } })
+        let backend = Advert { kind, data, features };
+        Ok(Lease { subnets, public: Dual { v4: Some(v4), v6 }, backend })
     }
+}
+
+fn host<A: FromStr + Into<IpAddr>>(text: &str) -> Result<IpAddr, BadLease> {
+    let ip = text.parse::<A>().ok().map(Into::into);
+    ip.filter(is_host).ok_or(BadLease::PublicIp)
 }
 
 #[cfg(test)]
@@ -120,26 +162,28 @@ mod tests {
     use super::*;
 
     fn lease() -> Lease {
-        let subnet = "10.5.89.0/24".parse().unwrap();
-        Lease { subnet, public_ip: Ipv4Addr::new(192, 168, 100, 1), backend: Advert::default() }
+        let subnets = Dual::only_v4("10.5.89.0/24".parse().unwrap());
+        let public = Dual::only_v4("192.168.100.1".parse().unwrap());
+        Lease { subnets, public, backend: Advert::default() }
+    }
+
+    fn advert(kind: &str, v4: &str, v6: &str) -> Advert {
+        let data = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let data = Dual { v4: data(v4), v6: data(v6) };
+        Advert { kind: kind.into(), data, features: Features::default() }
     }
 
     #[test]
     fn the_bytes_are_flannels() {
-        assert_eq!(encode_key(lease().subnet), "10.5.89.0-24");
+        assert_eq!(encode_key(&lease().subnets), "10.5.89.0-24");
         assert_eq!(lease().encode(), r#"{"PublicIP":"192.168.100.1","PublicIPv6":null}"#);
-        let advert = |kind: &str, data: &str| Advert {
-            kind: kind.into(),
-            data: data.into(),
-            features: Features::default(),
-        };
-        let host_gw = Lease { backend: advert("host-gw", ""), ..lease() };
+        let host_gw = Lease { backend: advert("host-gw", "", ""), ..lease() };
         assert_eq!(
             host_gw.encode(),
             r#"{"PublicIP":"192.168.100.1","PublicIPv6":null,"BackendType":"host-gw"}"#
         );
         let data = r#"{"VNI":1,"VtepMAC":"8e:92:c7:f8:29:6a"}"#;
-        let vxlan = Lease { backend: advert("vxlan", data), ..lease() };
+        let vxlan = Lease { backend: advert("vxlan", data, ""), ..lease() };
         let value = format!(
             r#"{{"PublicIP":"192.168.100.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{data}}}"#
         );
@@ -153,15 +197,47 @@ mod tests {
     }
 
     #[test]
+    fn with_both_families_too() {
+        let subnets = Dual { v4: "10.5.34.0/24".parse().ok(), v6: "fc00:0:0:1::/64".parse().ok() };
+        let public = Dual { v4: "192.168.100.1".parse().ok(), v6: "fd00::1".parse().ok() };
+        let (v4, v6) =
+            (r#"{"VNI":1,"VtepMAC":"8e:92:c7:f8:29:6a"}"#, r#"{"VNI":1,"VtepMAC":"ca:fe:00:00:00:06"}"#);
+        let dual = Lease { subnets, public, backend: advert("vxlan", v4, v6) };
+        let key = "10.5.34.0-24&fc00:0:0:1::-64";
+        let value = format!(
+            r#"{{"PublicIP":"192.168.100.1","PublicIPv6":"fd00::1","BackendType":"vxlan","BackendData":{v4},"BackendV6Data":{v6}}}"#
+        );
+        assert_eq!((encode_key(&subnets).as_str(), dual.encode()), (key, value.clone()));
+        assert_eq!(Lease::decode(key, value.as_bytes()).as_ref(), Ok(&dual));
+        let halves: Vec<Half> = dual.halves().collect();
+        assert_eq!(
+            (halves[0].subnet, halves[0].public, halves[0].data),
+            (subnets.v4.unwrap(), public.v4.unwrap(), v4)
+        );
+        assert_eq!(
+            (halves[1].subnet, halves[1].public, halves[1].data),
+            (subnets.v6.unwrap(), public.v6.unwrap(), v6)
+        );
+
+        // Reserved by hand, without the address: its node is known, and no way to it yet.
+        let reserved = Lease::decode(key, br#"{"PublicIP":"192.168.100.1"}"#).unwrap();
+        assert!(
+            reserved.subnets == subnets && reserved.is_of(&dual.public) && reserved.halves().count() == 1
+        );
+        assert!(!reserved.is_of(&Dual { v4: "192.168.100.2".parse().ok(), ..public }));
+        for ip in ["::", "::1", "fe80::1", "ff02::1", "::ffff:192.0.2.1", "192.0.2.1", "x", ""] {
+            let value = format!(r#"{{"PublicIP":"192.0.2.1","PublicIPv6":"{ip}"}}"#);
+            assert_eq!(Lease::decode(key, value.as_bytes()), Err(BadLease::PublicIp), "{ip}");
+            assert!(Lease::decode("10.5.34.0-24", value.as_bytes()).is_ok(), "nobody asks for it: {ip}");
+        }
+    }
+
+    #[test]
     fn gos_leases_are_read() {
         let value = br#"{"PublicIP":"192.168.100.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1}}"#;
         let read = Lease::decode("10.5.89.0-24", value).unwrap();
-        assert_eq!((read.public_ip, read.backend.kind.as_str()), (lease().public_ip, "vxlan"));
+        assert_eq!((read.public, read.backend.kind.as_str()), (lease().public, "vxlan"));
         assert_eq!(Lease::decode("10.5.89.0-24", br#"{"publicip":"192.168.100.1"}"#), Ok(lease()));
-        assert_eq!(
-            Lease::decode("10.5.89.0-24&fc00:0:0:1::-64", br#"{"PublicIP":"192.168.100.1"}"#),
-            Ok(lease())
-        );
     }
 
     #[test]
@@ -181,6 +257,12 @@ mod tests {
             "10.5.1.0-24&",
             "10.5.1.0-24&fc00::",
             "10.5.1.0-24&fc00::-128",
+            "10.5.1.0-24&fc00::1-64",
+            "10.5.1.0-24&FC00::-64",
+            "10.5.1.0-24&fc00:0:0::-64",
+            "10.5.1.0-24&10.6.1.0-24",
+            "10.5.1.0-24&fc00::-64&fc01::-64",
+            "fc00::-64",
             "-24",
             "",
         ] {

@@ -98,8 +98,14 @@ impl State {
         } else {
             (0, None)
         };
-        let record =
-            Record { key: key.to_owned(), value: value.into(), mod_revision: self.revision, lease_id };
+        let before = self.records.get(key).map(|(record, _)| record.create_revision);
+        let record = Record {
+            key: key.to_owned(),
+            value: value.into(),
+            create_revision: before.unwrap_or(self.revision),
+            mod_revision: self.revision,
+            lease_id,
+        };
         self.records.insert(key.to_owned(), (record.clone(), end));
         self.history.push((self.revision, Event::Put(record)));
         Held { mod_revision: self.revision, lease_id }
@@ -166,9 +172,34 @@ impl LeaseStore for Memory {
         })
     }
 
+    async fn replace(
+        &self,
+        (old, seen): (&str, i64),
+        key: &str,
+        value: &str,
+        ttl: i64,
+    ) -> Result<Option<Held>, StoreError> {
+        self.reach(|state| {
+            let mine = state.records.get(old).is_some_and(|(record, _)| record.mod_revision == seen);
+            (mine && !state.records.contains_key(key)).then(|| {
+                state.delete(old);
+                state.put(key, value, ttl)
+            })
+        })
+    }
+
     async fn mark(&self, key: &str, value: &str, seen: i64) -> Result<Option<i64>, StoreError> {
         self.reach(|state| state.mark(key, value, seen))
     }
 
-    async fn forget(&self, _: i64) {}
+    async fn forget(&self, lease_id: i64) {
+        // What it can't do now it does not do: the record ends by itself.
+        let _ = self.reach(|state| {
+            let held =
+                state.records.values().filter(|(record, _)| lease_id != 0 && record.lease_id == lease_id);
+            for key in held.map(|(record, _)| record.key.clone()).collect::<Vec<_>>() {
+                state.delete(&key);
+            }
+        });
+    }
 }

@@ -10,6 +10,8 @@ pub struct Record {
     pub key: String,
     /// The value.
     pub value: Vec<u8>,
+    /// The revision at which it came to be; of two records of one subnet the older has it.
+    pub create_revision: i64,
     /// The revision of its last change.
     pub mod_revision: i64,
     /// The etcd lease it hangs on; 0: none, which makes it a reservation.
@@ -76,10 +78,20 @@ pub trait LeaseStore: Send + Sync + 'static {
     /// `ttl` 0 writes it without an end.
     async fn renew(&self, key: &str, value: &str, seen: i64, ttl: i64) -> Result<Option<Held>, StoreError>;
 
+    /// Puts a record in place of another, which is deleted in the same step; none if the other is not as it was at revision `seen`,
+    /// or the new key is there already. `ttl` 0 writes it without an end.
+    async fn replace(
+        &self,
+        (old, seen): (&str, i64),
+        key: &str,
+        value: &str,
+        ttl: i64,
+    ) -> Result<Option<Held>, StoreError>;
+
     /// Writes a record anew and leaves its end as it is; the new revision, or none if it is not as it was at revision `seen`.
     async fn mark(&self, key: &str, value: &str, seen: i64) -> Result<Option<i64>, StoreError>;
 
-    /// Gives back what an own record hung on before it was renewed.
+    /// Gives back an etcd lease: one that an own record hung on before it was renewed, or, with its record, one that is not wanted.
     async fn forget(&self, lease_id: i64);
 
     /// This host is reached elsewhere now: connections from its old address would be silent. What is asked from now on is asked anew.

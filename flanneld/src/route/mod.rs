@@ -6,14 +6,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use ipnetwork::Ipv4Network;
+
+/// Next hops by network. Every packet is looked up here, and none of its making decides what is in it: a hash of a few
+/// instructions does.
+type NextHops = HashMap<u32, SocketAddrV4, RandomState>;
 
 /// Subnets and their next hops; never changed, only replaced.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     own: Option<Ipv4Network>,
     /// By prefix length, the longest first: the cost of a lookup depends on how many lengths there are (as a rule one).
-    by_length: Vec<(u8, HashMap<u32, SocketAddrV4>)>,
+    by_length: Vec<(u8, NextHops)>,
     /// Until when the own subnet is certainly the own; none: for ever.
     until: Option<Instant>,
 }
@@ -29,7 +34,7 @@ impl Table {
             let network = u32::from(subnet.network());
             match table.by_length.iter_mut().find(|(length, _)| *length == subnet.prefix()) {
                 Some((_, subnets)) => drop(subnets.insert(network, next_hop)),
-                None => table.by_length.push((subnet.prefix(), HashMap::from([(network, next_hop)]))),
+                None => table.by_length.push((subnet.prefix(), NextHops::from_iter([(network, next_hop)]))),
             }
         }
         table.by_length.sort_by_key(|(length, _)| std::cmp::Reverse(*length));

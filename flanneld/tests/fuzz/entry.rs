@@ -1,5 +1,8 @@
 //! The entry points: bytes in, and a panic if a rule is broken. `cargo fuzz` targets and the test call the same functions.
 
+#[path = "sealed.rs"]
+pub mod sealed;
+
 use std::net::SocketAddrV4;
 
 use flanneld::config::network::NetworkConfig;
@@ -18,12 +21,13 @@ use flanneld::route::Table;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("packet", packet),
     ("super_packet", super_packet),
     ("flow", flow),
     ("lease", lease),
     ("config", config),
+    ("sealed", sealed::sealed),
 ];
 
 const PEER: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(192, 0, 2, 2), 8285);
@@ -182,28 +186,40 @@ pub fn lease(data: &[u8]) {
         .position(|byte| *byte == b'\n')
         .map_or((data, &b""[..]), |end| (&data[..end], &data[end + 1..]));
     let key = String::from_utf8_lossy(key).into_owned();
-    if let Ok(subnet) = decode_key(&key) {
-        assert!(key.starts_with(&encode_key(subnet)));
+    if let Ok(subnets) = decode_key(&key) {
+        assert_eq!(encode_key(&subnets), key);
     }
     if let Ok(lease) = Lease::decode(&key, value) {
-        assert!(!lease.public_ip.is_loopback() && !lease.public_ip.is_multicast());
+        assert!(lease.public.values().all(|ip| !ip.is_loopback() && !ip.is_multicast()));
     }
-    let mut follower = Follower::new(NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap());
+    for network in [
+        r#"{"Network":"10.5.0.0/16"}"#,
+        r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"vxlan"}}"#,
+    ] {
+        foreign_record(network, &key, value);
+    }
+}
+
+/// A record beside a good one.
+fn foreign_record(network: &str, key: &str, value: &[u8]) {
+    let mut follower = Follower::new(NetworkConfig::parse(network).unwrap());
     let good = |key: &str| Record {
         key: key.to_owned(),
         value: br#"{"PublicIP":"192.0.2.9"}"#.to_vec(),
+        create_revision: 1,
         mod_revision: 1,
         lease_id: 1,
     };
     follower.replace(&[good("10.5.9.0-24")]);
     if key != "10.5.9.0-24" {
         follower.apply(&Event::Put(Record {
-            key: key.clone(),
+            key: key.to_owned(),
             value: value.to_vec(),
+            create_revision: 2,
             mod_revision: 2,
             lease_id: 1,
         }));
-        follower.apply(&Event::Delete(key));
+        follower.apply(&Event::Delete(key.to_owned()));
         assert_eq!(follower.leases().count(), 1, "a foreign record costs nobody his lease");
     }
 }
@@ -211,6 +227,9 @@ pub fn lease(data: &[u8]) {
 /// A network's configuration: what is taken is consistent.
 pub fn config(data: &[u8]) {
     let Ok(config) = NetworkConfig::parse(&String::from_utf8_lossy(data)) else { return };
-    assert!(config.subnet_min <= config.subnet_max && config.subnet_len <= 30);
-    assert!(config.network.contains(config.subnet_min) && config.network.contains(config.subnet_max));
+    assert!(!config.pools.is_empty());
+    for (family, pool) in config.pools.iter() {
+        assert!(pool.subnet_min <= pool.subnet_max && pool.subnet_len + 2 <= family.bits());
+        assert!(pool.network.contains(pool.subnet_min) && pool.network.contains(pool.subnet_max));
+    }
 }

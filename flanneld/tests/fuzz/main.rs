@@ -77,3 +77,8 @@ fn leases() {
 fn configs() {
     fuzz("config", TEXTS);
 }
+
+#[test]
+fn sealed() {
+    fuzz("sealed", TEXTS);
+}

@@ -59,7 +59,7 @@ fn of_two_hosts_with_one_address_the_live_one_keeps_its_subnet() {
     let address = lab.hosts[0].ip.to_string();
     let second = Flanneld::spawn(&lab, 1, &["--iface=eth0", "--public-ip", &address]);
     let told =
-        format!("{address} is the public address of another host, too, which has the lease of {}", subnet.0);
+        format!("the public address {address} is another host's, too, which has the lease of {}", subnet.0);
     within(Duration::from_secs(10), "the second one is refused", || second.log().contains(&told));
     assert!(!second.get("/readyz").unwrap().contains("is ready"));
     assert!(answers(&a, &c) && first.get("/readyz").unwrap().contains("is ready"));

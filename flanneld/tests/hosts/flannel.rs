@@ -39,11 +39,22 @@ impl Flanneld {
 
     /// Starts it on a host, with further variables.
     pub fn spawn_with(lab: &Lab, host: usize, more: &[&str], variables: &[(&str, &str)]) -> Flanneld {
+        Flanneld::spawn_program(env!("CARGO_BIN_EXE_flanneld"), lab, host, more, variables)
+    }
+
+    /// Starts another program that understands the same flags.
+    pub fn spawn_program(
+        program: &str,
+        lab: &Lab,
+        host: usize,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Flanneld {
         let ns = lab.hosts[host].ns.path().to_owned();
         let (file, log) =
             (lab.dir.path().join(format!("{host}.env")), lab.dir.path().join(format!("{host}.log")));
         let out = File::options().create(true).append(true).open(&log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+        let mut command = Command::new(program);
         command
             .args(["--etcd-endpoints", &endpoint(), "--healthz-ip", "127.0.0.1", "--healthz-port", "8081"])
             .args(["--ip-masq", "--subnet-file"])
@@ -54,7 +65,8 @@ impl Flanneld {
             .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(out);
-        let child = run_in(&ns, || command.spawn().unwrap()).unwrap();
+        let child = run_in(&ns, || command.spawn()).unwrap();
+        let child = child.unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
         Flanneld { child, host: ns, file, log }
     }
 
@@ -63,6 +75,11 @@ impl Flanneld {
         within(Duration::from_secs(20), "flanneld is ready", || {
             self.get("/readyz").is_some_and(|text| text.contains("is ready"))
         })
+    }
+
+    /// Waits until it has written its subnet file; how long that took.
+    pub fn wait_file(&self) -> Duration {
+        within(Duration::from_secs(20), "there is a subnet file", || self.file.exists())
     }
 
     /// Ends it by a signal and waits until it is gone.

@@ -54,7 +54,10 @@ fn by_default_it_is_as_flannels_and_a_device_that_is_taken_away_comes_back_the_s
     let (lab, daemons, [a, b]) = pair("");
     let host = &lab.hosts[0];
     let (set, mac, entries, routes) = device(host, "flannel.1");
-    assert_eq!((set.vni, set.port, set.local, set.learning, set.gbp), (1, PORT, host.ip, false, false));
+    assert_eq!(
+        (set.vni, set.port, set.local, set.learning, set.gbp),
+        (1, PORT, host.ip.into(), false, false)
+    );
     assert_eq!(daemons[0].subnet().1, 1450);
     let tunnel = daemons[1].subnet().0.network();
     let [to_host, to_mac] = [Table::Forwarding, Table::Neighbours].map(|table| {

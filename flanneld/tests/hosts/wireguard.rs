@@ -235,6 +235,28 @@ fn a_node_with_another_key_is_taken_at_its_word() {
     within(SOON, "the pods talk", || answers(&b, &a) && answers(&a, &b));
 }
 
+/// Keys last two minutes, sessions three: a connection doesn't notice.
+#[test]
+#[ignore = "takes four minutes; run it by name after a change of the timers or of boringtun"]
+fn new_keys_are_made_while_pods_talk() {
+    let (lab, daemons, [a, b]) = pair();
+    echo(&b, 80);
+    let talk = Talk::start(dial(a.ns.path(), b.ip, 80).unwrap());
+    let handshakes = Capture::start(lab.hosts[0].ns.path(), "eth0", |ip| is_sealed(ip) && ip[28] == 1);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(250) {
+        std::thread::sleep(Duration::from_secs(1));
+        talk.goes_on();
+    }
+    talk.end();
+    let handshakes = handshakes.stop().kept.len();
+    println!("{handshakes} handshakes");
+    assert!((2..10).contains(&handshakes), "{handshakes}");
+    for (daemon, reason) in daemons.iter().flat_map(|d| ["Session", "Forged", "Replayed"].map(|r| (d, r))) {
+        assert_eq!((daemon.dropped("in", reason), daemon.dropped("out", reason)), (0, 0), "{reason}");
+    }
+}
+
 /// A device that is taken away is back soon, and one flanneld has no key that others can read.
 #[test]
 fn what_is_taken_away_is_back() {

@@ -73,6 +73,8 @@ pub enum FlannelBackend {
     Udp,
     /// The kernel's VXLAN
     Vxlan,
+    /// Encrypted, by flanneld
+    Wireguard,
     /// Plain routes; all nodes must be on one link
     HostGw,
 }

@@ -26,6 +26,7 @@ pub fn network_config(cluster_cidr: IpNetwork, backend: FlannelBackend) -> Strin
     let kind = match backend {
         FlannelBackend::Udp => "udp",
         FlannelBackend::Vxlan => "vxlan",
+        FlannelBackend::Wireguard => "wireguard",
         FlannelBackend::HostGw => "host-gw",
     };
     json!({"Network": cluster_cidr.to_string(), "Backend": {"Type": kind}}).to_string()

@@ -22,6 +22,8 @@ pub enum Family {
     Inet = libc::NFPROTO_INET as u8,
     /// IPv4.
     Ip = libc::NFPROTO_IPV4 as u8,
+    /// IPv6.
+    Ip6 = libc::NFPROTO_IPV6 as u8,
 }
 
 /// Applies a ruleset. To replace a table, begin with `table ip x` and `delete table ip x`: that works whether it is there or not.

@@ -14,16 +14,18 @@
 mod command;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::config::network::{BadNetwork, get};
+use crate::family::Dual;
 use crate::lease::key::{Advert, Lease};
 use command::{CommandLine, Failed};
 
@@ -79,19 +81,24 @@ impl Options {
             Step::Remove(_) => (&self.remove, "removed"),
         };
         let (Some(command), lease) = (command, step.lease()) else { return Ok(()) };
-        let variables = [("SUBNET", lease.subnet.to_string()), ("PUBLIC_IP", lease.public_ip.to_string())];
+        let variables = [("SUBNET", text(&lease.subnets.v4)), ("PUBLIC_IP", text(&lease.public.v4))];
         let wrote = command.run(&variables, &data(lease).unwrap_or_default(), LIMIT).await?;
-        tracing::info!(subnet = %lease.subnet, "extension: {what}: {wrote}");
+        tracing::info!(subnet = %lease.subnets, "extension: {what}: {wrote}");
         Ok(())
     }
 }
 
+/// As a variable; empty if there is none.
+fn text(value: &Option<impl ToString>) -> String {
+    value.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
 /// What another node's lease hands on; none if it is of another backend or no string.
 fn data(lease: &Lease) -> Option<String> {
-    match lease.backend.data.as_str() {
+    match &lease.backend.data.v4 {
         _ if lease.backend.kind != TYPE => None,
-        "" => Some(String::new()),
-        data => serde_json::from_str(data).ok(),
+        None => Some(String::new()),
+        Some(data) => serde_json::from_str(data).ok(),
     }
 }
 
@@ -99,7 +106,7 @@ fn data(lease: &Lease) -> Option<String> {
 #[derive(Debug)]
 pub struct Extension {
     options: Options,
-    data: String,
+    data: Option<String>,
     wanted: watch::Sender<Vec<Lease>>,
     worker: JoinHandle<()>,
 }
@@ -108,10 +115,10 @@ impl Extension {
     /// Runs the first command.
     pub async fn prepare(options: Options) -> Result<Extension> {
         options.warn();
-        let mut data = String::new();
+        let mut data = None;
         if let Some(command) = &options.before {
             let wrote = command.run(&[], "", LIMIT).await.context("extension: PreStartupCommand")?;
-            data = serde_json::to_string(&wrote)?;
+            data = Some(serde_json::to_string(&wrote)?);
         }
         let (wanted, news) = watch::channel(Vec::new());
         let worker = tokio::spawn(follow(options.clone(), news));
@@ -120,22 +127,20 @@ impl Extension {
 
     /// What the own lease says.
     pub fn advert(&self) -> Advert {
-        Advert { kind: TYPE.to_owned(), data: self.data.clone(), ..Advert::default() }
+        let data = Dual { v4: self.data.clone(), v6: None };
+        Advert { kind: TYPE.to_owned(), data, ..Advert::default() }
     }
 
     /// Runs the command that follows the lease.
     pub async fn start(
         &self,
-        network: Ipv4Network,
-        own: Ipv4Network,
-        public: std::net::Ipv4Addr,
+        networks: &Dual<IpNetwork>,
+        own: &Dual<IpNetwork>,
+        public: &Dual<IpAddr>,
     ) -> Result<()> {
         let Some(command) = &self.options.after else { return Ok(()) };
-        let variables = [
-            ("NETWORK", network.to_string()),
-            ("SUBNET", own.to_string()),
-            ("PUBLIC_IP", public.to_string()),
-        ];
+        let variables =
+            [("NETWORK", text(&networks.v4)), ("SUBNET", text(&own.v4)), ("PUBLIC_IP", text(&public.v4))];
         let wrote = command.run(&variables, "", LIMIT).await.context("extension: PostStartupCommand")?;
         tracing::info!("extension: started: {wrote}");
         Ok(())
@@ -172,17 +177,17 @@ impl Step {
     }
 }
 
-type Known = BTreeMap<Ipv4Network, Lease>;
+type Known = BTreeMap<Dual<IpNetwork>, Lease>;
 
 /// What has to be told, given what was told and what is so. Pure.
 fn steps(known: &Known, leases: &[Lease]) -> Vec<Step> {
     let wanted: Known = leases
         .iter()
         .filter(|lease| data(lease).is_some())
-        .map(|lease| (lease.subnet, lease.clone()))
+        .map(|lease| (lease.subnets, lease.clone()))
         .collect();
-    let gone = known.values().filter(|lease| wanted.get(&lease.subnet) != Some(lease));
-    let new = wanted.values().filter(|lease| known.get(&lease.subnet) != Some(lease));
+    let gone = known.values().filter(|lease| wanted.get(&lease.subnets) != Some(lease));
+    let new = wanted.values().filter(|lease| known.get(&lease.subnets) != Some(lease));
     gone.cloned().map(Step::Remove).chain(new.cloned().map(Step::Add)).collect()
 }
 
@@ -195,12 +200,12 @@ async fn follow(options: Options, mut news: watch::Receiver<Vec<Lease>>) {
         for step in steps(&known, &leases) {
             let told = options.tell(&step).await;
             if let Err(error) = &told {
-                tracing::error!(subnet = %step.lease().subnet, "extension: {error}");
+                tracing::error!(subnet = %step.lease().subnets, "extension: {error}");
             }
             match step {
                 // What could not be removed is not tried again: as a rule it was gone.
-                Step::Remove(lease) => drop(known.remove(&lease.subnet)),
-                Step::Add(lease) if told.is_ok() => drop(known.insert(lease.subnet, lease)),
+                Step::Remove(lease) => drop(known.remove(&lease.subnets)),
+                Step::Add(lease) if told.is_ok() => drop(known.insert(lease.subnets, lease)),
                 Step::Add(_) => missing = true,
             }
         }
@@ -217,8 +222,10 @@ mod tests {
     use serde_json::json;
 
     fn lease(subnet: &str, last: u8, kind: &str, data: &str) -> Lease {
-        let backend = Advert { kind: kind.into(), data: data.into(), ..Advert::default() };
-        Lease { subnet: subnet.parse().unwrap(), public_ip: [192, 0, 2, last].into(), backend }
+        let data = Dual { v4: Some(data.to_owned()).filter(|data| !data.is_empty()), v6: None };
+        let backend = Advert { kind: kind.into(), data, ..Advert::default() };
+        let public = Dual::only_v4([192, 0, 2, last].into());
+        Lease { subnets: Dual::only_v4(subnet.parse().unwrap()), public, backend }
     }
 
     #[test]
@@ -233,9 +240,9 @@ mod tests {
     #[test]
     fn what_is_told_is_the_difference() {
         let (a, b) = (lease("10.5.1.0/24", 1, TYPE, r#""x""#), lease("10.5.2.0/24", 2, TYPE, ""));
-        let moved = Lease { public_ip: [192, 0, 2, 9].into(), ..a.clone() };
+        let moved = Lease { public: Dual::only_v4([192, 0, 2, 9].into()), ..a.clone() };
         let foreign = [lease("10.5.3.0/24", 3, "vxlan", "{}"), lease("10.5.4.0/24", 4, TYPE, "{}")];
-        let known = Known::from([(a.subnet, a.clone()), (b.subnet, b.clone())]);
+        let known = Known::from([(a.subnets, a.clone()), (b.subnets, b.clone())]);
         assert_eq!(steps(&known, &[b.clone(), a.clone()]), []);
         assert_eq!(steps(&Known::new(), &foreign), [], "of another backend, or of another form");
         assert_eq!(

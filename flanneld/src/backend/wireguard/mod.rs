@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::config::network::{BadNetwork, get};
 use crate::datapath::wireguard::{Preshared, PublicKey, Wireguard};
+use crate::family::Dual;
 use crate::iface::External;
 use crate::lease::key::{Advert, Lease};
 
@@ -80,7 +81,7 @@ impl Options {
 
     /// Where the lease of a peer says that it is, and its key; none if it is no peer of this kind.
     fn peer(&self, lease: &Lease) -> Option<(SocketAddrV4, PublicKey)> {
-        let data: Value = serde_json::from_str(&lease.backend.data).ok()?;
+        let data: Value = serde_json::from_str(lease.backend.data.v4.as_ref()?).ok()?;
         let map = data.as_object().filter(|_| lease.backend.kind == TYPE)?;
         let key = get(map, "PublicKey")?.as_str()?.parse().ok()?;
         // Older flannels say no port.
@@ -88,7 +89,7 @@ impl Options {
             None | Some(0) => self.port,
             Some(port) => u16::try_from(port).ok()?,
         };
-        Some((SocketAddrV4::new(lease.public_ip, port), key))
+        Some((SocketAddrV4::new(lease.public.ipv4()?, port), key))
     }
 }
 
@@ -109,7 +110,10 @@ fn peers<'a>(
     leases: impl Iterator<Item = &'a Lease>,
 ) -> (Vec<Described>, Vec<Described>) {
     let mut all: Vec<_> = leases
-        .filter_map(|lease| options.peer(lease).map(|(at, key)| Described { subnet: lease.subnet, at, key }))
+        .filter_map(|lease| {
+            let (at, key) = options.peer(lease)?;
+            Some(Described { subnet: lease.subnets.ipv4()?, at, key })
+        })
         .collect();
     // What was not there before is newer.
     all.sort_by_key(|peer| (before.contains(peer), peer.subnet.network(), peer.subnet.prefix()));
@@ -157,7 +161,7 @@ impl Node {
     /// What the own lease says.
     pub fn advert(&self) -> Advert {
         let data = format!(r#"{{"PublicKey":"{}","Port":{}}}"#, self.wireguard.public(), self.options.port);
-        Advert { kind: TYPE.to_owned(), data, ..Advert::default() }
+        Advert { kind: TYPE.to_owned(), data: Dual::only_v4(data), ..Advert::default() }
     }
 
     /// Hands the peers to the data path; the next hop to each subnet.
@@ -194,10 +198,10 @@ mod tests {
     }
 
     fn lease(n: u8, last: u8, data: &str) -> Lease {
-        let backend = Advert { kind: TYPE.into(), data: data.into(), ..Advert::default() };
+        let backend = Advert { kind: TYPE.into(), data: Dual::only_v4(data.into()), ..Advert::default() };
         Lease {
-            subnet: format!("10.5.{n}.0/24").parse().unwrap(),
-            public_ip: [192, 0, 2, last].into(),
+            subnets: Dual::only_v4(format!("10.5.{n}.0/24").parse().unwrap()),
+            public: Dual::only_v4([192, 0, 2, last].into()),
             backend,
         }
     }

@@ -9,7 +9,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -18,12 +18,13 @@ use super::insist;
 use super::keep::{Fate, absorb};
 use super::renewal::{Renewal, wait_until};
 use crate::chance;
+use crate::family::Dual;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::{Keeper, Owned, Settings};
 use crate::lease::key::{Advert, Lease, encode_key};
 use crate::lease::store::LeaseStore;
 use store::Link;
-use world::{Bug, TICK, World, address};
+use world::{Bug, TICK, World, addresses};
 
 const NODES: usize = 3;
 /// In seconds.
@@ -31,6 +32,9 @@ const TTL: i64 = 10;
 /// Two subnets for three nodes: whoever is late finds another in its place.
 const SCARCE: &str = r#"{"Network":"10.5.0.0/24","SubnetLen":26,"SubnetMax":"10.5.0.128"}"#;
 const AMPLE: &str = r#"{"Network":"10.5.0.0/16"}"#;
+/// Three IPv6 subnets for three nodes, and so many of IPv4 that their keys are hardly ever the same.
+const DUAL: &str =
+    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/62","Backend":{"Type":"vxlan"}}"#;
 /// Without disturbance everything is as it should be after this time.
 const SETTLE: Duration = Duration::from_secs(45);
 
@@ -77,8 +81,8 @@ fn fence(world: &World, owned: &Owned) -> Option<Instant> {
 }
 
 /// A node's life, as in `keep.rs`, without a network below it.
-async fn live(world: Arc<World>, node: usize, keeper: Keeper, previous: Option<Ipv4Network>) {
-    let store: Arc<dyn LeaseStore> = Arc::new(Link { world: world.clone(), node });
+async fn live(world: Arc<World>, node: usize, keeper: Keeper, previous: Dual<IpNetwork>) {
+    let store: Arc<dyn LeaseStore> = Arc::new(Link::new(world.clone(), node));
     let mut follower = Follower::new(world.config.clone());
     let mut owned = insist(async || keeper.acquire(previous).await).await;
     loop {
@@ -115,7 +119,7 @@ async fn live(world: Arc<World>, node: usize, keeper: Keeper, previous: Option<I
 }
 
 /// Runs a future, but not while the gate says that the process is stopped.
-async fn stoppable(world: Arc<World>, node: usize, keeper: Keeper, previous: Option<Ipv4Network>) {
+async fn stoppable(world: Arc<World>, node: usize, keeper: Keeper, previous: Dual<IpNetwork>) {
     let mut gate = world.gate(node);
     let mut life = std::pin::pin!(live(world, node, keeper, previous));
     loop {
@@ -133,15 +137,15 @@ async fn stoppable(world: Arc<World>, node: usize, keeper: Keeper, previous: Opt
 fn start(world: &Arc<World>, node: usize) -> JoinHandle<()> {
     let settings = Settings {
         network: world.config.clone(),
-        public_ip: world.address(node),
+        public: world.addresses(node),
         holder: format!("boot/{node}"),
         backend: Advert::default(),
         ttl: TTL,
         margin: Duration::from_secs(5),
     };
-    let keeper = Keeper::new(Arc::new(Link { world: world.clone(), node }), settings);
+    let keeper = Keeper::new(Arc::new(Link::new(world.clone(), node)), settings);
     world.set_up(node, true);
-    tokio::task::spawn_local(stoppable(world.clone(), node, keeper, None))
+    tokio::task::spawn_local(stoppable(world.clone(), node, keeper, Dual::default()))
 }
 
 async fn inflict(world: &Arc<World>, nodes: &mut [JoinHandle<()>], (gap, fault, node, length): Step) {
@@ -174,11 +178,14 @@ fn play(run: &Run) -> (Vec<String>, Vec<String>) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
-        let reserved: Option<Ipv4Network> = run.reserved.then(|| "10.5.0.64/26".parse().unwrap());
-        let world = Arc::new(World::new(NODES, run.config, reserved, run.bug, run.twins));
-        if let Some(subnet) = reserved {
-            let lease = Lease { subnet, public_ip: address(0), backend: Advert::default() };
-            world.memory.create(&encode_key(subnet), &lease.encode(), 0).await.unwrap();
+        let (v4, v6) =
+            if run.config == DUAL { ("10.5.7.0/24", "fc00:0:0:2::/64") } else { ("10.5.0.64/26", "") };
+        let reserved = run.reserved.then(|| Dual { v4: v4.parse().ok(), v6: v6.parse().ok() });
+        let world = Arc::new(World::new(NODES, run.config, reserved, run.bug).with_twins(run.twins));
+        if let Some(subnets) = reserved {
+            let public = Dual::of(|family| subnets.get(family).and(addresses(0).get(family).copied()));
+            let lease = Lease { subnets, public, backend: Advert::default() };
+            world.memory.create(&encode_key(&subnets), &lease.encode(), 0).await.unwrap();
         }
         let clock = world.clone();
         tokio::spawn(async move {
@@ -212,8 +219,12 @@ fn random(seed: u64, bug: Bug) -> Run {
     let steps = (0..8)
         .map(|_| (seconds(8.0), FAULTS[chance::below(FAULTS.len())], chance::below(NODES), seconds(25.0)))
         .collect();
-    let config = if seed % 4 == 3 { AMPLE } else { SCARCE };
-    Run { config, reserved: seed % 4 == 1, bug, twins: false, seed, steps }
+    let config = match seed % 4 {
+        2 => DUAL,
+        3 => AMPLE,
+        _ => SCARCE,
+    };
+    Run { config, reserved: seed % 4 == 1 || seed % 8 == 6, bug, twins: false, seed, steps }
 }
 
 #[test]
@@ -231,9 +242,9 @@ fn every_short_schedule_is_survived() {
     let (gap, length) = (Duration::from_secs(4), Duration::from_secs(14));
     for (first, second) in FAULTS.iter().flat_map(|first| FAULTS.iter().map(move |second| (*first, *second)))
     {
-        for node in 0..NODES {
+        for (node, config) in (0..NODES).map(|node| (node, SCARCE)).chain([(1, DUAL)]) {
             let steps = vec![(gap, first, 0, length), (gap, second, node, length)];
-            let run = Run { config: SCARCE, reserved: false, bug: Bug::None, twins: false, seed: 7, steps };
+            let run = Run { config, reserved: false, bug: Bug::None, twins: false, seed: 7, steps };
             let (found, trace) = play(&run);
             assert!(found.is_empty(), "{:?}: {found:#?}\n{trace:#?}", run.steps);
         }
@@ -268,6 +279,8 @@ fn planted_defects_are_found() {
         (Bug::PlainRenew, "uses"),
         (Bug::NoFence, "uses"),
         (Bug::LateFence, "uses"),
+        (Bug::NoSecondLook, "uses"),
+        (Bug::AgeIgnored, "uses"),
         (Bug::WatchSkipsOne, "does not see"),
     ];
     for (bug, said) in said {

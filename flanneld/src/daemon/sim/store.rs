@@ -1,6 +1,6 @@
 //! One node's way to the store: requests take time, get lost before or after they are applied, and outlive who asked.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,9 +22,25 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub(super) struct Link {
     pub(super) world: Arc<World>,
     pub(super) node: usize,
+    /// What was created last, for [`Bug::NoSecondLook`].
+    created: Mutex<Option<String>>,
 }
 
 impl Link {
+    pub(super) fn new(world: Arc<World>, node: usize) -> Link {
+        Link { world, node, created: Mutex::default() }
+    }
+
+    /// What a careless keeper does not see when it lists.
+    fn overlook(&self, snapshot: &mut Snapshot) {
+        let created = self.created.lock().ok().and_then(|mut created| created.take());
+        match (self.world.bug, created) {
+            (Bug::NoSecondLook, Some(key)) => snapshot.records.retain(|record| record.key == key),
+            (Bug::AgeIgnored, _) => snapshot.records.iter_mut().for_each(|record| record.create_revision = 0),
+            _ => {}
+        }
+    }
+
     /// Asks. The request is on its way by itself: that the node stands still, is killed or gives up does not call it back.
     async fn call<T: Send + 'static>(
         &self,
@@ -81,7 +97,9 @@ impl LeaseStore for Link {
     }
 
     async fn list(&self) -> Result<Snapshot, StoreError> {
-        self.call(|memory| async move { memory.list().await }.boxed()).await
+        let mut snapshot = self.call(|memory| async move { memory.list().await }.boxed()).await?;
+        self.overlook(&mut snapshot);
+        Ok(snapshot)
     }
 
     async fn watch(&self, behind: i64) -> Result<Events, StoreError> {
@@ -108,6 +126,9 @@ impl LeaseStore for Link {
     async fn create(&self, key: &str, value: &str, ttl: i64) -> Result<Option<Held>, StoreError> {
         let (key, value, ttl) = (key.to_owned(), value.to_owned(), ttl * TICKS);
         let plain = self.world.bug == Bug::PlainCreate;
+        if let Ok(mut created) = self.created.lock() {
+            *created = Some(key.clone());
+        }
         self.call(move |memory| {
             async move {
                 if plain {
@@ -137,10 +158,31 @@ impl LeaseStore for Link {
         .await
     }
 
+    async fn replace(
+        &self,
+        (old, seen): (&str, i64),
+        key: &str,
+        value: &str,
+        ttl: i64,
+    ) -> Result<Option<Held>, StoreError> {
+        let (old, key, value, ttl) = (old.to_owned(), key.to_owned(), value.to_owned(), ttl * TICKS);
+        self.call(move |memory| async move { memory.replace((&old, seen), &key, &value, ttl).await }.boxed())
+            .await
+    }
+
     async fn mark(&self, key: &str, value: &str, seen: i64) -> Result<Option<i64>, StoreError> {
         let (key, value) = (key.to_owned(), value.to_owned());
         self.call(move |memory| async move { memory.mark(&key, &value, seen).await }.boxed()).await
     }
 
-    async fn forget(&self, _: i64) {}
+    async fn forget(&self, lease_id: i64) {
+        let forget = move |memory: Memory| {
+            async move {
+                memory.forget(lease_id).await;
+                Ok(())
+            }
+            .boxed()
+        };
+        let _ = self.call(forget).await;
+    }
 }

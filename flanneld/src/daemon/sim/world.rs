@@ -1,21 +1,22 @@
 //! What is true, what each node believes, and the checks of one against the other.
 
-use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::chance;
 use crate::config::network::NetworkConfig;
-use crate::lease::follow::Follower;
+use crate::family::Dual;
+use crate::lease::follow::{Follower, older_owner};
 use crate::lease::keeper::Owned;
 use crate::lease::key::{Lease, encode_key};
 use crate::lease::memory::Memory;
-use crate::lease::store::LeaseStore;
+use crate::lease::store::{LeaseStore, Record};
 
 /// Ticks of the store's clock in one of its seconds.
 pub(super) const TICKS: i64 = 20;
@@ -38,6 +39,10 @@ pub(super) enum Bug {
     NoFence,
     /// A lease's life is counted from the answer instead of the question.
     LateFence,
+    /// A new lease is used without a look whether an older record has a part of it.
+    NoSecondLook,
+    /// Of two records of one subnet the one whose key comes first has it, whichever is older.
+    AgeIgnored,
     /// A watch begins one revision too late.
     WatchSkipsOne,
 }
@@ -50,8 +55,8 @@ struct Seat {
     lossy: bool,
     slow: bool,
     disturbed: Option<Instant>,
-    /// The subnet it forwards for, and until when by its own clock.
-    belief: Option<(Ipv4Network, Option<Instant>)>,
+    /// The subnets it forwards for, and until when by its own clock.
+    belief: Option<(Dual<IpNetwork>, Option<Instant>)>,
     picture: Option<Vec<Lease>>,
     stale_since: Option<Instant>,
 }
@@ -60,50 +65,62 @@ struct Seat {
 pub(super) struct World {
     pub(super) memory: Memory,
     pub(super) bug: Bug,
-    twins: Option<usize>,
+    twins: bool,
     pub(super) config: NetworkConfig,
-    pub(super) reserved: Option<Ipv4Network>,
+    pub(super) reserved: Option<Dual<IpNetwork>>,
     start: Instant,
     seats: Mutex<Vec<Seat>>,
     gates: Vec<(watch::Sender<bool>, watch::Sender<u32>)>,
+    /// The leases by the store, as of a revision.
+    truth: Mutex<(i64, Arc<[Lease]>)>,
     found: Mutex<Vec<String>>,
     trace: Mutex<Vec<String>>,
 }
 
-/// A node's external address.
-pub(super) fn address(node: usize) -> Ipv4Addr {
-    Ipv4Addr::new(192, 0, 2, u8::try_from(node).unwrap_or(0) + 1)
+/// A node's external addresses, unless there are twins.
+pub(super) fn addresses(node: usize) -> Dual<IpAddr> {
+    let last = u8::try_from(node).unwrap_or(0) + 1;
+    Dual { v4: Some([192, 0, 2, last].into()), v6: format!("fd00::{last}").parse().ok() }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The leases by the store: of two records of one subnet the older.
+fn truth(records: &[Record]) -> Arc<[Lease]> {
+    let counts = |record: &&Record| older_owner(records, record).is_none();
+    let leases = records.iter().filter(counts).filter_map(|r| Lease::decode(&r.key, &r.value).ok());
+    let mut leases: Vec<Lease> = leases.collect();
+    leases.sort_by_key(|lease| lease.subnets);
+    leases.into()
+}
+
 impl World {
-    pub(super) fn new(
-        nodes: usize,
-        config: &str,
-        reserved: Option<Ipv4Network>,
-        bug: Bug,
-        twins: bool,
-    ) -> World {
+    pub(super) fn new(nodes: usize, config: &str, reserved: Option<Dual<IpNetwork>>, bug: Bug) -> World {
         World {
             memory: Memory::default(),
             bug,
-            twins: twins.then_some(nodes - 1),
+            twins: false,
             config: NetworkConfig::parse(config).unwrap(),
             reserved,
             start: Instant::now(),
             seats: Mutex::new(vec![Seat::default(); nodes]),
             gates: (0..nodes).map(|_| (watch::Sender::new(false), watch::Sender::new(0))).collect(),
+            truth: Mutex::new((-1, Arc::default())),
             found: Mutex::default(),
             trace: Mutex::default(),
         }
     }
 
-    /// A node's external address; with twins the last one has the first one's.
-    pub(super) fn address(&self, node: usize) -> Ipv4Addr {
-        address(if self.twins == Some(node) { 0 } else { node })
+    /// The last node has the first one's address.
+    pub(super) fn with_twins(self, twins: bool) -> World {
+        World { twins, ..self }
+    }
+
+    /// A node's external addresses.
+    pub(super) fn addresses(&self, node: usize) -> Dual<IpAddr> {
+        addresses(if self.twins && node + 1 == self.gates.len() { 0 } else { node })
     }
 
     fn seat<T>(&self, node: usize, work: impl FnOnce(&mut Seat) -> T) -> T {
@@ -168,15 +185,21 @@ impl World {
 
     /// A node begins to forward for a subnet, or stops.
     pub(super) fn believe(&self, node: usize, owned: Option<&Owned>, until: Option<Instant>) {
-        let belief = owned.map(|owned| (owned.lease.subnet, until));
+        let belief = owned.map(|owned| (owned.lease.subnets, until));
         self.seat(node, |seat| seat.belief = belief);
-        let line = format!("{:?} node {node}: {:?}", self.start.elapsed(), belief.map(|(subnet, _)| subnet));
+        let line = format!(
+            "{:?} node {node}: {:?}",
+            self.start.elapsed(),
+            belief.map(|(subnets, _)| subnets.to_string())
+        );
         lock(&self.trace).push(line);
         self.check();
     }
 
     pub(super) fn see(&self, node: usize, follower: &Follower) {
-        self.seat(node, |seat| seat.picture = Some(follower.leases().cloned().collect()));
+        let mut leases: Vec<Lease> = follower.leases().cloned().collect();
+        leases.sort_by_key(|lease| lease.subnets);
+        self.seat(node, |seat| seat.picture = Some(leases));
     }
 
     /// What went wrong, and the way there.
@@ -195,28 +218,41 @@ impl World {
     pub(super) fn check(&self) {
         let now = Instant::now();
         let Some(Ok(snapshot)) = self.memory.list().now_or_never() else { return self.wrong("no listing") };
-        let mut truth: Vec<Lease> =
-            snapshot.records.iter().filter_map(|r| Lease::decode(&r.key, &r.value).ok()).collect();
-        truth.sort_by_key(|lease| lease.subnet);
+        let mut seen = lock(&self.truth);
+        if seen.0 != snapshot.revision {
+            *seen = (snapshot.revision, truth(&snapshot.records));
+        }
+        let truth = seen.1.clone();
+        drop(seen);
         let seats = lock(&self.seats).clone();
         // A node that stands still sends nothing, and looks at its clock before the next packet.
         let fenced = |until: Option<Instant>| until.is_some_and(|until| until <= now);
         let uses = |seat: &Seat| seat.belief.filter(|(_, until)| seat.up && !seat.paused && !fenced(*until));
-        let using: Vec<(usize, Ipv4Network)> =
-            seats.iter().enumerate().filter_map(|(node, seat)| Some((node, uses(seat)?.0))).collect();
+        let using: Vec<(usize, IpNetwork)> = seats
+            .iter()
+            .enumerate()
+            .filter_map(|(node, seat)| Some((node, uses(seat)?.0)))
+            .flat_map(|(node, subnets)| {
+                [subnets.v4, subnets.v6].into_iter().flatten().map(move |net| (node, net))
+            })
+            .collect();
+        let owns = |node: usize, subnet: IpNetwork| {
+            let of = |lease: &&Lease| lease.subnets.values().any(|owned| *owned == subnet);
+            truth.iter().find(of).is_some_and(|lease| lease.is_of(&self.addresses(node)))
+        };
         for (index, (node, subnet)) in using.iter().enumerate() {
             if let Some((other, _)) = using[..index].iter().find(|(_, other)| other == subnet) {
                 self.wrong(&format!("{subnet} is used by nodes {other} and {node}"));
             }
-            let owner = truth.iter().find(|lease| lease.subnet == *subnet).map(|lease| lease.public_ip);
-            if owner != Some(self.address(*node)) {
-                self.wrong(&format!("node {node} uses {subnet}, which is {owner:?}'s"));
+            if !owns(*node, *subnet) {
+                self.wrong(&format!("node {node} uses {subnet}, which the store says is not its own"));
             }
         }
         if let Some(reserved) = self.reserved {
-            let record = snapshot.records.iter().find(|record| record.key == encode_key(reserved));
-            let owner = truth.iter().find(|lease| lease.subnet == reserved).map(|lease| lease.public_ip);
-            if record.is_none_or(|record| record.lease_id != 0) || owner != Some(address(0)) {
+            let record = snapshot.records.iter().find(|record| record.key == encode_key(&reserved));
+            if record.is_none_or(|record| record.lease_id != 0)
+                || !reserved.values().all(|subnet| owns(0, *subnet))
+            {
                 self.wrong("the reservation is not kept");
             }
         }

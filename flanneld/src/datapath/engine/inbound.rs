@@ -102,7 +102,7 @@ impl Answer for Answers<'_> {
 impl Inbound<'_> {
     /// Hands all runs to the device.
     fn hand_on(&mut self, bytes: &[u8]) {
-        let mut refused = false;
+        let (mut refused, mut packets, mut length) = (false, 0, 0);
         for run in self.runs.iter() {
             match self.write(bytes, run) {
                 Err(error) if run.count > 1 && error.raw_os_error() == Some(Errno::EINVAL as i32) => {
@@ -110,9 +110,13 @@ impl Inbound<'_> {
                     self.apart(bytes, run);
                 }
                 Err(_) => self.counters.drop_many(Reason::Send, run.count as u64),
-                Ok(()) => self.count(run),
+                Ok(()) => {
+                    packets += run.count as u64;
+                    length += run.bytes as u64;
+                }
             }
         }
+        self.counters.carried(packets, length);
         self.runs.clear();
         if refused {
             self.join_no_more();
@@ -136,11 +140,6 @@ impl Inbound<'_> {
                 Err(_) => self.counters.drop(Reason::Send),
             }
         }
-    }
-
-    fn count(&self, run: &Run) {
-        let bytes = self.runs.parts(run).map(|part| part.packet.len() as u64).sum();
-        self.counters.carried(run.count as u64, bytes);
     }
 
     /// Some kernels refuse super-packets that others take.

@@ -120,6 +120,16 @@ impl Tun {
         self.alone.as_fd()
     }
 
+    /// Over files that do as the queues of a device with `IFF_VNET_HDR`: a packet a read and a packet a write, neither of them
+    /// waiting. One end of a pair of sockets does, so that the data path runs where there is no device.
+    pub fn over(files: Vec<File>, path: &Path) -> std::io::Result<Tun> {
+        for feature in [Feature::TunTso, Feature::TunUso, Feature::Join] {
+            path.set(feature, true);
+        }
+        let queues = files.into_iter().map(|file| Queue::new(file, true)).collect();
+        Ok(Tun { queues, alone: UnixDatagram::unbound()? })
+    }
+
     /// The queues; the kernel keeps a flow in one of them.
     pub fn queues(&self) -> &[Queue] {
         &self.queues
