@@ -19,5 +19,6 @@ pub mod lease;
 pub mod logging;
 pub mod masquerade;
 pub mod notify;
+pub mod path_mtu;
 pub mod route;
 pub mod subnet_env;

@@ -109,7 +109,7 @@ fn start(way: &Way, go: Option<&str>, lab: &Lab, host: usize) -> Flanneld {
     match go.filter(|_| way.name == GO) {
         Some(program) => {
             let daemon = Flanneld::spawn_program(program, lab, host, &flags, &[]);
-            daemon.wait_file();
+            lab::within(Duration::from_secs(20), "there is a subnet file", || daemon.file.exists());
             daemon
         }
         None => Flanneld::start(lab, host, &flags),

@@ -22,6 +22,7 @@ use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
 use crate::family::{Dual, Family};
 use crate::iface::{self, External, Wanted};
+use crate::lease::features::Feature;
 use crate::lease::key::{Advert, Lease};
 use crate::route::{Handle, Table};
 
@@ -71,15 +72,17 @@ impl Carrier {
         leases: Vec<Lease>,
     ) -> Result<Carrier> {
         let way = match &network.backend {
-            BackendKind::Udp { port } => Way::Udp(Tunnel {
+            BackendKind::Udp { port, mtu } => Way::Udp(Tunnel {
                 device: udp::DEVICE,
                 address: SocketAddrV4::new(ipv4_of(&external)?, *port),
-                mtu: udp::mtu(&external),
+                mtu: udp::mtu(&external, *mtu),
+                outer_mtu: *mtu,
                 options,
                 routes: Handle::default(),
                 meters,
                 wireguard: None,
                 engine: None,
+                path_mtu: None,
                 given: None,
             }),
             BackendKind::Wireguard(wanted) => {
@@ -88,11 +91,13 @@ impl Carrier {
                     device: wireguard::DEVICE,
                     address: SocketAddrV4::new(ipv4_of(&external)?, wanted.port),
                     mtu: wanted.mtu(&external),
+                    outer_mtu: None,
                     options,
                     routes: Handle::default(),
                     meters,
                     wireguard: Some(node.wireguard.clone()),
                     engine: None,
+                    path_mtu: None,
                     given: None,
                 };
                 Way::Wireguard(tunnel, node)
@@ -237,7 +242,7 @@ impl Carrier {
         tracing::warn!(interface = found.link.name, index = found.link.index, address = %found.address, public = %found.public,
             mtu = found.link.mtu, "the interface to the other nodes is another one now, or has changed");
         match &mut self.way {
-            Way::Udp(tunnel) => tunnel.move_to(ipv4_of(&found)?, udp::mtu(&found)),
+            Way::Udp(tunnel) => tunnel.move_to(ipv4_of(&found)?, udp::mtu(&found, tunnel.outer_mtu)),
             Way::Wireguard(tunnel, node) => tunnel.move_to(ipv4_of(&found)?, node.mtu(&found)),
             Way::Vxlan(device) => device.external = found.clone(),
             Way::Ipip(device) => device.external = found.clone(),
@@ -290,15 +295,20 @@ impl Carrier {
         match &mut self.way {
             Way::Udp(tunnel) => {
                 let port = tunnel.address.port();
+                let ledger = &tunnel.meters.peers;
                 let peers = others.filter_map(|lease| {
-                    Some((lease.subnets.ipv4()?, SocketAddrV4::new(lease.public.ipv4()?, port)))
+                    let (subnet, at) = (lease.subnets.ipv4()?, lease.public.ipv4()?);
+                    ledger.of(at).way.set_takes_marks(lease.backend.features.has(Feature::Ecn));
+                    Some((subnet, SocketAddrV4::new(at, port)))
                 });
-                tunnel.routes.publish(Table::new(own.ipv4(), peers).valid_until(until));
+                let table = Table::counted(own.ipv4(), peers, ledger).valid_until(until);
+                tunnel.routes.publish(table);
                 Ok(())
             }
             Way::Wireguard(tunnel, node) => {
                 let peers = node.publish(others);
-                tunnel.routes.publish(Table::new(own.ipv4(), peers).valid_until(until));
+                let table = Table::counted(own.ipv4(), peers, &tunnel.meters.peers).valid_until(until);
+                tunnel.routes.publish(table);
                 Ok(())
             }
             _ => {

@@ -9,7 +9,7 @@ pub mod udp;
 pub mod vxlan;
 pub mod wireguard;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::config::network::{BadNetwork, get};
 use crate::family::Family;
@@ -26,6 +26,8 @@ pub enum BackendKind {
     Udp {
         /// The same on all nodes.
         port: u16,
+        /// The outer MTU, where it is not the interface's.
+        mtu: Option<u32>,
     },
     /// The kernel's VXLAN.
     Vxlan(vxlan::Options),
@@ -46,7 +48,7 @@ impl BackendKind {
     pub fn parse(backend: Option<&Value>) -> Result<BackendKind, BadNetwork> {
         let bad = |problem: String| BadNetwork::Field { field: "Backend", problem };
         let Some(backend) = backend.filter(|b| !b.is_null()) else {
-            return Ok(BackendKind::Udp { port: UDP_PORT });
+            return Ok(BackendKind::Udp { port: UDP_PORT, mtu: None });
         };
         let map = backend.as_object().ok_or_else(|| bad("must be an object".to_owned()))?;
         let kind = get(map, "Type").and_then(Value::as_str).unwrap_or("udp").to_lowercase();
@@ -59,7 +61,11 @@ impl BackendKind {
                         number.filter(|p| *p > 0).ok_or_else(|| bad(format!("Port {port} is no UDP port")))?
                     }
                 };
-                Ok(BackendKind::Udp { port })
+                let mtu = Some(number(map, "MTU", 0, 65535)?).filter(|mtu| *mtu > 0);
+                if let Some(mtu) = mtu.filter(|mtu| *mtu < udp::LEAST_MTU) {
+                    return Err(bad(format!("MTU {mtu} is less than {}", udp::LEAST_MTU)));
+                }
+                Ok(BackendKind::Udp { port, mtu })
             }
             vxlan::TYPE => Ok(BackendKind::Vxlan(vxlan::Options::parse(map)?)),
             host_gw::TYPE => Ok(BackendKind::HostGw),
@@ -90,6 +96,14 @@ fn instead(kind: &str) -> Option<&'static str> {
         ),
         _ => None,
     }
+}
+
+/// A number of the `Backend` object that may be left out.
+fn number(map: &Map<String, Value>, name: &str, default: u32, most: u32) -> Result<u32, BadNetwork> {
+    let Some(value) = get(map, name).filter(|value| !value.is_null()) else { return Ok(default) };
+    let number = value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= most);
+    let problem = || format!("{name} {value} is no number up to {most}");
+    number.ok_or_else(|| BadNetwork::Field { field: "Backend", problem: problem() })
 }
 
 #[cfg(test)]

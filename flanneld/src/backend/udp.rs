@@ -10,7 +10,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::kernel::{self, Desired};
 use crate::datapath::counters::Meters;
-use crate::datapath::engine::{Engine, Parts};
+use crate::datapath::engine::{Engine, Parts, Voice};
 use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
@@ -19,23 +19,26 @@ use crate::datapath::wireguard::Wireguard;
 use crate::family::Dual;
 use crate::iface::External;
 use crate::lease::features::{Feature, Features};
+use crate::path_mtu;
 use crate::route::Handle;
 
 /// The device's name, as flannel has it.
 pub const DEVICE: &str = "flannel0";
 /// The outer IPv4 and UDP headers.
 const OVERHEAD: u32 = 28;
+/// The least outer MTU: that which each host has to take (RFC 791 section 3.2).
+pub const LEAST_MTU: u32 = 576;
 /// Short, so that a busy daemon drops early in place of letting packets wait for milliseconds.
 const QUEUE: u32 = 100;
 
-/// The largest inner packet.
-pub fn mtu(external: &External) -> u32 {
-    external.link.mtu.saturating_sub(OVERHEAD)
+/// The largest inner packet. `outer` is the configuration's MTU; more than the interface's would never leave it.
+pub fn mtu(external: &External, outer: Option<u32>) -> u32 {
+    outer.unwrap_or(u32::MAX).min(external.link.mtu).saturating_sub(OVERHEAD)
 }
 
-/// What others may send here that a Go flannel could not take: see [`crate::datapath::partial`].
+/// What others may send here that a Go flannel could not take: see [`crate::datapath::partial`] and [`crate::datapath::ecn`].
 pub fn features() -> Features {
-    Features::default().with(Feature::Offload)
+    Features::default().with(Feature::Offload).with(Feature::Ecn)
 }
 
 /// Queues that are made at most, each with a thread a direction.
@@ -66,6 +69,8 @@ pub struct Tunnel {
     pub address: SocketAddrV4,
     /// The largest inner packet.
     pub mtu: u32,
+    /// The outer MTU, if the udp backend's configuration has one.
+    pub outer_mtu: Option<u32>,
     /// How the data path is made.
     pub options: Options,
     /// Where packets go.
@@ -76,6 +81,8 @@ pub struct Tunnel {
     pub wireguard: Option<Arc<Wireguard>>,
     /// The data path, while it runs.
     pub engine: Option<Engine>,
+    /// The search for how large packets to each peer may be; packets that are sealed are fragmented outside where they have to be.
+    pub path_mtu: Option<path_mtu::Task>,
     /// What another process passed on, for the next start.
     pub given: Option<Given>,
 }
@@ -106,18 +113,32 @@ impl Tunnel {
                 (Tun::open(self.device, queues, level, &meters.path)?, udp)
             }
         };
+        if self.wireguard.is_none() {
+            udp.carries_bare_packets().context("cannot forbid that datagrams are fragmented")?;
+        }
         let (routes, wireguard, mtu) = (self.routes.clone(), self.wireguard.clone(), self.mtu as usize);
         let own = own.network();
-        self.engine = Some(Engine::start(Parts { tun, udp, routes, own, level, meters, wireguard, mtu })?);
+        let engine = Engine::start(Parts { tun, udp, routes, own, level, meters, wireguard, mtu })?;
+        self.path_mtu = self.wireguard.is_none().then(|| self.search(own, engine.voice()));
+        self.engine = Some(engine);
         Ok(())
     }
 
-    /// Has another address, or another MTU; the data path is started again with it.
+    fn search(&self, own: Ipv4Addr, voice: Voice) -> path_mtu::Task {
+        let (address, routes, meters) = (self.address, self.routes.clone(), self.meters.path_mtu.clone());
+        path_mtu::Task::start(path_mtu::Parts { voice, address, own, routes, meters }, self.mtu)
+    }
+
+    /// Has another address, or another MTU. With another address the data path is started again, and where packets are padded up
+    /// to the MTU.
     pub fn move_to(&mut self, address: Ipv4Addr, mtu: u32) {
-        if *self.address.ip() != address || self.mtu != mtu {
+        if *self.address.ip() != address || (self.mtu != mtu && self.wireguard.is_some()) {
             self.address.set_ip(address);
-            self.mtu = mtu;
             self.engine = None;
+        }
+        self.mtu = mtu;
+        if let Some(path_mtu) = &self.path_mtu {
+            path_mtu.set_mtu(mtu);
         }
     }
 

@@ -13,8 +13,8 @@ use hostnet::{Netlink, Route, sysctl};
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 
-use super::host_gw;
 use super::kernel::{self, Desired};
+use super::{host_gw, number};
 use crate::config::network::{BadNetwork, get};
 use crate::family::{Dual, Family};
 use crate::iface::External;
@@ -51,13 +51,7 @@ impl Options {
     /// From the `Backend` object.
     pub fn parse(map: &Map<String, Value>) -> Result<Options, BadNetwork> {
         let bad = |problem: String| BadNetwork::Field { field: "Backend", problem };
-        let number = |name: &str, default: u32, most: u32| match get(map, name) {
-            None | Some(Value::Null) => Ok(default),
-            Some(value) => {
-                let number = value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= most);
-                number.ok_or_else(|| bad(format!("{name} {value} is no number up to {most}")))
-            }
-        };
+        let number = |name: &str, default: u32, most: u32| number(map, name, default, most);
         let flag = |name: &str| match get(map, name) {
             None | Some(Value::Null) => Ok(false),
             Some(value) => value.as_bool().ok_or_else(|| bad(format!("{name} must be true or false"))),

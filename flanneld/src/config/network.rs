@@ -222,6 +222,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_udp_backend_has_a_port_and_an_outer_mtu() {
+        let backend = |text: &str| NetworkConfig::parse(text).map(|config| config.backend);
+        let text = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","port":9000,"mtu":1400}}"#;
+        assert_eq!(backend(text), Ok(BackendKind::Udp { port: 9000, mtu: Some(1400) }));
+        let text = r#"{"Network":"10.5.0.0/16","Backend":{"MTU":0}}"#;
+        assert_eq!(backend(text), Ok(BackendKind::Udp { port: 8285, mtu: None }));
+        for wrong in ["575", "\"1400\"", "70000"] {
+            let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"MTU":{wrong}}}}}"#);
+            assert!(backend(&text).is_err_and(|error| error.to_string().contains("MTU")), "{wrong}");
+        }
+    }
+
+    #[test]
     fn defaults_are_flannels() {
         for (text, family, len, min, max) in [
             (r#"{"Network":"10.5.0.0/16"}"#, Family::V4, 24, "10.5.1.0", "10.5.255.0"),
@@ -262,7 +275,7 @@ mod tests {
             assert_eq!((pool.subnet_len, pool.subnet_min, pool.subnet_max), expected, "{text}");
         }
         let plain = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
-        assert_eq!((plain.pools.v6, plain.backend), (None, BackendKind::Udp { port: 8285 }));
+        assert_eq!((plain.pools.v6, plain.backend), (None, BackendKind::Udp { port: 8285, mtu: None }));
     }
 
     #[test]

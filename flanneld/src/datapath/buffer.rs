@@ -72,6 +72,8 @@ pub struct Datagram {
     pub segment: Option<usize>,
     /// Who sent it.
     pub from: SocketAddrV4,
+    /// The outer packet's class of service; the kernel joins only packets that have the same.
+    pub tos: u8,
 }
 
 impl Datagram {
@@ -117,7 +119,10 @@ mod tests {
     fn a_datagram_is_one_or_many() {
         let from = SocketAddrV4::new([192, 0, 2, 1].into(), 8285);
         let segments = |length: usize, segment| -> Vec<_> {
-            Datagram { at: 50..50 + length, segment, from }.segments().map(|r| (r.start, r.len())).collect()
+            Datagram { at: 50..50 + length, segment, from, tos: 0 }
+                .segments()
+                .map(|r| (r.start, r.len()))
+                .collect()
         };
         assert_eq!(segments(25, Some(10)), [(50, 10), (60, 10), (70, 5)]);
         assert_eq!(segments(20, Some(10)), [(50, 10), (60, 10)]);

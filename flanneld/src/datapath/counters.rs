@@ -6,6 +6,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::path::Path;
+use super::per_peer::PerPeer;
+use crate::path_mtu;
+use crate::route::traffic::Ledger;
 
 /// Why a packet went no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -45,11 +48,15 @@ pub enum Reason {
     Replayed,
     /// One handshake more than are answered at a time.
     Flood,
+    /// Longer than the way takes; its sender is told.
+    TooLong,
+    /// Marked as having met congestion, which its sender does not understand.
+    Congestion,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 17] = [
+    pub const ALL: [Reason; 19] = [
         Reason::Short,
         Reason::Version,
         Reason::Length,
@@ -67,6 +74,8 @@ impl Reason {
         Reason::Forged,
         Reason::Replayed,
         Reason::Flood,
+        Reason::TooLong,
+        Reason::Congestion,
     ];
 }
 
@@ -90,6 +99,10 @@ pub struct Meters {
     pub into: Counters,
     /// Which features of the kernel are in use.
     pub path: Path,
+    /// To and from each peer.
+    pub peers: Ledger,
+    /// How large packets to each may be.
+    pub path_mtu: path_mtu::Meters,
 }
 
 /// The counters of one direction. Each is one atomic number; adding to it orders nothing.
@@ -101,13 +114,16 @@ pub struct Counters {
     pub bytes: Counter,
     /// ICMP answers given.
     pub answers: Counter,
+    /// Packets that were sent on in fragments.
+    pub fragmented: Counter,
     drops: [Counter; Reason::ALL.len()],
 }
 
 impl Meters {
     /// Registered for /metrics.
     pub fn register(registry: &mut Registry) -> Meters {
-        let (packets, bytes, answers) = (
+        let (packets, bytes, answers, fragmented) = (
+            Family::<Way, Counter>::default(),
             Family::<Way, Counter>::default(),
             Family::<Way, Counter>::default(),
             Family::<Way, Counter>::default(),
@@ -116,14 +132,20 @@ impl Meters {
         registry.register("flannel_packets", "Packets carried", packets.clone());
         registry.register("flannel_bytes", "Bytes carried, without outer headers", bytes.clone());
         registry.register("flannel_icmp_answers", "ICMP unreachable answers to pods", answers.clone());
+        let text = "Packets sent on in fragments, as the way is narrower than the interface";
+        registry.register("flannel_fragmented", text, fragmented.clone());
         registry.register("flannel_drops", "Packets dropped, by reason", drops.clone());
         let of = |direction: &'static str| Counters {
             packets: packets.get_or_create_owned(&Way { direction }),
             bytes: bytes.get_or_create_owned(&Way { direction }),
             answers: answers.get_or_create_owned(&Way { direction }),
+            fragmented: fragmented.get_or_create_owned(&Way { direction }),
             drops: Reason::ALL.map(|reason| drops.get_or_create_owned(&Drop { direction, reason })),
         };
-        Meters { out: of("out"), into: of("in"), path: Path::register(registry) }
+        let peers = Ledger::default();
+        registry.register_collector(Box::new(PerPeer(peers.clone())));
+        let (path, path_mtu) = (Path::register(registry), path_mtu::Meters::register(registry));
+        Meters { out: of("out"), into: of("in"), path, peers, path_mtu }
     }
 }
 

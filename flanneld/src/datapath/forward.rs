@@ -2,58 +2,118 @@
 
 use std::net::SocketAddrV4;
 
+use super::clamp::{Sum, clamp};
 use super::counters::Reason;
+use super::layers::Layers;
 use super::packet::Packet;
-use crate::route::Table;
+use super::virtio::Header;
+use super::{ecn, fragment};
+use crate::route::{Hop, Table};
 
 /// The longest packet that is taken from a peer: that of the largest Ethernet jumbo frame.
 pub const LONGEST: usize = 9216;
 
+/// Where a packet goes on to, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Onward {
+    /// To this flanneld.
+    pub to: Hop,
+    /// The outer packet's class of service.
+    pub tos: u8,
+    /// In fragments of so many bytes at the most; none: whole.
+    pub within: Option<usize>,
+}
+
 /// What is to be done with a packet out of the TUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Send it to this flanneld.
-    Send(SocketAddrV4),
+    /// Send it.
+    Send(Onward),
     /// Drop it.
     Drop(Reason),
     /// Drop it, and tell its sender that nobody is there.
     Refuse,
+    /// Drop it, and tell its sender that packets may have so many bytes.
+    TooLong(usize),
 }
 
-/// Judges a packet out of the TUN: to which next hop. It goes on with a hop less.
-pub fn outbound(bytes: &mut [u8], table: &Table) -> Verdict {
-    send(bytes, table).unwrap_or_else(Verdict::Drop)
+/// Judges a packet out of the TUN, with which the kernel left something to be done. It goes on with a hop less.
+pub fn outbound(bytes: &mut [u8], left: &Header, table: &Table) -> Verdict {
+    send(bytes, left, table).unwrap_or_else(Verdict::Drop)
 }
 
-fn send(bytes: &mut [u8], table: &Table) -> Result<Verdict, Reason> {
+fn send(bytes: &mut [u8], left: &Header, table: &Table) -> Result<Verdict, Reason> {
     let mut packet = Packet::parse(bytes)?;
     if table.own().is_none() {
         return Err(Reason::NoLease);
     }
-    let Some(next_hop) = table.lookup(packet.destination()) else { return Ok(Verdict::Refuse) };
+    let Some(to) = table.lookup(packet.destination()) else { return Ok(Verdict::Refuse) };
+    let (inner, length) = (packet.tos(), packet.bytes().len());
+    let (mut tos, mut within) = (ecn::outer(inner, false), None);
+    if let Some(way) = table.way(to) {
+        way.used(length);
+        tos = ecn::outer(inner, way.takes_marks());
+        if let Some(limit) = way.limit() {
+            match fit(packet.bytes_mut(), left, limit) {
+                Fit::Whole => {}
+                Fit::Fragments => within = Some(limit),
+                Fit::No => return Ok(Verdict::TooLong(limit)),
+            }
+        }
+    }
     packet.hop()?;
-    Ok(Verdict::Send(next_hop))
+    Ok(Verdict::Send(Onward { to, tos, within }))
 }
 
-/// Judges a datagram: is it from whom it should be, and for here. It goes on with a hop less.
-pub fn inbound(bytes: &mut [u8], from: SocketAddrV4, table: &Table) -> Result<(), Reason> {
+/// Whether a packet gets through a way that takes so many bytes.
+enum Fit {
+    Whole,
+    Fragments,
+    No,
+}
+
+fn fit(bytes: &mut [u8], left: &Header, limit: usize) -> Fit {
+    // What goes over the wire of a super-packet is its segments.
+    let segment = left.gso.and_then(|gso| Some(Layers::parse(bytes)?.payload + usize::from(gso.size)));
+    if segment.unwrap_or(usize::MAX).min(bytes.len()) > limit {
+        return if fragment::forbidden(bytes) { Fit::No } else { Fit::Fragments };
+    }
+    clamp(bytes, limit, if left.partial.is_some() { Sum::Partial } else { Sum::Whole });
+    Fit::Whole
+}
+
+/// Judges a datagram: is it from whom it should be, and for here; from which next hop it is. It goes on with a hop less. `outer` is
+/// the class of service that it arrived with.
+pub fn inbound(bytes: &mut [u8], from: SocketAddrV4, outer: u8, table: &Table) -> Result<Hop, Reason> {
     if bytes.len() > LONGEST {
         return Err(Reason::Truncated);
     }
     let mut packet = Packet::parse(bytes)?;
     let own = table.own().ok_or(Reason::NoLease)?;
-    if table.lookup(packet.source()) != Some(from) {
-        return Err(Reason::Sender);
-    }
+    let peer = table.lookup(packet.source()).filter(|peer| peer.at == from).ok_or(Reason::Sender)?;
     if !own.contains(packet.destination()) {
         return Err(Reason::Destination);
     }
-    packet.hop()
+    let tos = ecn::combined(packet.tos(), outer)?;
+    if tos != packet.tos() {
+        packet.set_tos(tos);
+    }
+    packet.hop()?;
+    Ok(peer)
+}
+
+/// Sees to it that what is answered to a packet from this next hop fits, if it opens a TCP connection. Its checksum is whole.
+pub fn fit_answers(bytes: &mut [u8], from: Hop, table: &Table) {
+    if let Some(limit) = table.way(from).and_then(|way| way.limit()) {
+        clamp(bytes, limit, Sum::Whole);
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::packet::testing::packet;
+    use super::super::checksum;
+    use super::super::packet::testing::{Flow, packet};
+    use super::super::virtio::{Gso, Kind};
     use super::*;
 
     fn table() -> Table {
@@ -64,11 +124,13 @@ mod tests {
 
     fn out(source: [u8; 4], destination: [u8; 4], ttl: u8, table: &Table) -> (Verdict, u8) {
         let mut bytes = packet(source, destination, 17, ttl, b"x");
-        (outbound(&mut bytes, table), bytes[8])
+        (outbound(&mut bytes, &Header::default(), table), bytes[8])
     }
 
     fn arrive(source: [u8; 4], destination: [u8; 4], from: &str) -> Result<(), Reason> {
-        inbound(&mut packet(source, destination, 17, 64, b"x"), from.parse().unwrap(), &table())
+        let mut bytes = packet(source, destination, 17, 64, b"x");
+        inbound(&mut bytes, from.parse().unwrap(), 0, &table())
+            .map(|peer| assert_eq!(peer.at.to_string(), from))
     }
 
     const MINE: [u8; 4] = [10, 5, 1, 2];
@@ -77,11 +139,110 @@ mod tests {
     #[test]
     fn packets_go_to_the_next_hop_of_their_destination() {
         let table = table();
-        assert_eq!(out(MINE, THEIRS, 64, &table), (Verdict::Send("192.0.2.2:8285".parse().unwrap()), 63));
+        let there = table.lookup(THEIRS.into()).unwrap();
+        assert_eq!(
+            (there.at.to_string(), out(MINE, THEIRS, 64, &table)),
+            ("192.0.2.2:8285".into(), (Verdict::Send(Onward { to: there, tos: 0, within: None }), 63))
+        );
         assert_eq!(out(MINE, [10, 5, 9, 9], 64, &table), (Verdict::Refuse, 64));
         assert_eq!(out(MINE, THEIRS, 1, &table).0, Verdict::Drop(Reason::Ttl));
         assert_eq!(out(MINE, THEIRS, 0, &table).0, Verdict::Drop(Reason::Ttl));
         assert_eq!(out(MINE, THEIRS, 64, &Table::default()).0, Verdict::Drop(Reason::NoLease));
+    }
+
+    /// What becomes of a packet where the way to its destination takes 1000 bytes only.
+    fn narrow(mut bytes: Vec<u8>, gso: Option<Gso>) -> Result<Option<usize>, Verdict> {
+        let table = table();
+        table.way(table.lookup(THEIRS.into()).unwrap()).unwrap().set_limit(Some(1000));
+        match outbound(&mut bytes, &Header { gso, ..Header::default() }, &table) {
+            Verdict::Send(onward) => Ok(onward.within),
+            verdict => Err(verdict),
+        }
+    }
+
+    #[test]
+    fn what_is_longer_than_the_way_takes_is_fragmented_or_refused() {
+        let tcp = Flow::tcp();
+        let may = |flow| Flow { dont_fragment: false, ..flow };
+        let gso = |size| Some(Gso { kind: Kind::Tcp4, size });
+        let too_long = Err(Verdict::TooLong(1000));
+        for (packet, gso, expected, what) in [
+            (tcp.packet(&[7; 948]), None, Ok(None), "it fits"),
+            (tcp.packet(&[7; 949]), None, too_long, "a byte too long"),
+            (may(tcp).packet(&[7; 949]), None, Ok(Some(1000)), "in fragments"),
+            (may(Flow::udp()).packet(&[7; 1400]), None, Ok(Some(1000)), "UDP in fragments"),
+            (Flow::udp().packet(&[7; 1400]), None, too_long, "UDP that may not be fragmented"),
+            (tcp.packet(&[7; 9480]), gso(948), Ok(None), "segments that fit"),
+            (tcp.packet(&[7; 9480]), gso(949), too_long, "segments that don't"),
+            (tcp.packet(&[7; 900]), gso(1400), Ok(None), "a super-packet that is none"),
+            (may(tcp).packet(&[7; 9480]), gso(949), Ok(Some(1000)), "segments in fragments"),
+        ] {
+            assert_eq!(narrow(packet, gso), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn connections_over_a_narrow_way_get_segments_that_fit() {
+        let table = table();
+        let there = table.lookup(THEIRS.into()).unwrap();
+        table.way(there).unwrap().set_limit(Some(1000));
+        let syn = || {
+            let mut bytes = Flow { flags: 2, timestamp: None, ..Flow::tcp() }.packet(&[2, 4, 5, 0x98]);
+            bytes[32] = 0x60;
+            bytes[36..38].fill(0);
+            let pseudo = checksum::pseudo(&bytes[12..20], 6, 24).to_be_bytes();
+            bytes[36..38].copy_from_slice(&pseudo);
+            checksum::complete(&mut bytes, 20, 16).unwrap();
+            bytes
+        };
+        let (mut out, mut into) = (syn(), syn());
+        outbound(&mut out, &Header::default(), &table);
+        fit_answers(&mut into, there, &table);
+        for bytes in [out, into] {
+            assert_eq!(bytes[40..44], [2, 4, 3, 0xc0], "960 bytes in packets of 1000");
+            let pseudo = checksum::pseudo(&bytes[12..20], 6, 24);
+            assert_eq!(checksum::add(pseudo, checksum::sum(&bytes[20..])), 0xffff);
+        }
+    }
+
+    #[test]
+    fn what_goes_out_is_noted_at_the_way() {
+        let table = table();
+        let way = table.way(table.lookup(THEIRS.into()).unwrap()).unwrap();
+        for length in [100, 50] {
+            outbound(&mut packet(MINE, THEIRS, 17, 64, &vec![0; length]), &Header::default(), &table);
+        }
+        assert_eq!((way.take_largest(), way.take_largest()), (120, 0));
+    }
+
+    #[test]
+    fn dscp_is_shown_outside_and_ecn_where_it_is_understood() {
+        let table = table();
+        let way = table.way(table.lookup(THEIRS.into()).unwrap()).unwrap();
+        let tos = || {
+            let mut bytes = Flow { tos: 0xba, ..Flow::udp() }.packet(b"x");
+            match outbound(&mut bytes, &Header::default(), &table) {
+                Verdict::Send(onward) => (bytes[1], onward.tos),
+                verdict => panic!("{verdict:?}"),
+            }
+        };
+        assert_eq!(tos(), (0xba, 0xb8));
+        way.set_takes_marks(true);
+        assert_eq!(tos(), (0xba, 0xba));
+    }
+
+    #[test]
+    fn a_mark_on_the_outer_packet_comes_home() {
+        for (inner, outer, expected) in
+            [(0xba, 0xbb, Ok(0xbb)), (0xba, 0, Ok(0xba)), (0xb8, 0x0b, Err(Reason::Congestion))]
+        {
+            let mut bytes = Flow { tos: inner, ..Flow::udp() }.packet(b"x");
+            bytes[12..16].copy_from_slice(&THEIRS);
+            bytes[16..20].copy_from_slice(&MINE);
+            let judged = inbound(&mut bytes, "192.0.2.2:8285".parse().unwrap(), outer, &table());
+            assert_eq!(judged.map(|_| bytes[1]), expected);
+            assert_eq!(checksum::of(&bytes[..20]), 0, "sources were swapped, the sum stays right");
+        }
     }
 
     #[test]
@@ -107,7 +268,7 @@ mod tests {
     #[test]
     fn what_is_too_long_or_broken_is_dropped() {
         let from = "192.0.2.2:8285".parse().unwrap();
-        let arrive = |mut bytes: Vec<u8>| inbound(&mut bytes, from, &table());
+        let arrive = |mut bytes: Vec<u8>| inbound(&mut bytes, from, 0, &table()).map(|_| ());
         assert_eq!(arrive(packet(THEIRS, MINE, 17, 64, &[0; LONGEST - 20])), Ok(()));
         assert_eq!(arrive(packet(THEIRS, MINE, 17, 64, &[0; LONGEST - 19])), Err(Reason::Truncated));
         assert_eq!(arrive(b"nonsense".to_vec()), Err(Reason::Short));

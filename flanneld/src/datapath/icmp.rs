@@ -1,4 +1,4 @@
-//! The answer to a packet that nobody carries: ICMP destination unreachable (RFC 792, RFC 1812 section 4.3.2.7).
+//! The answer to a packet that is not carried: ICMP destination unreachable (RFC 792, RFC 1812 section 4.3.2.7).
 
 use std::net::Ipv4Addr;
 
@@ -13,9 +13,28 @@ const QUOTED_PAYLOAD: usize = 8;
 pub const MAX_ANSWER: usize = HEADER + 8 + 60 + QUOTED_PAYLOAD;
 const TTL: u8 = 64;
 
-/// Writes "network unreachable" about `packet`, from `own`, into `answer`; its length. None if RFC 1122 forbids an answer:
+/// Why a packet is not carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Nobody has the destination.
+    Network,
+    /// It is longer than the way takes, which is so many bytes, and may not be fragmented (RFC 1191 section 4).
+    TooLong(usize),
+}
+
+impl Why {
+    /// Code and next hop's MTU.
+    fn told(self) -> (u8, u16) {
+        match self {
+            Why::Network => (0, 0),
+            Why::TooLong(mtu) => (4, u16::try_from(mtu).unwrap_or(u16::MAX)),
+        }
+    }
+}
+
+/// Writes that `packet` is not carried and why, from `own`, into `answer`; its length. None if RFC 1122 forbids an answer:
 /// to ICMP errors, to later fragments, and to senders that are no single host.
-pub fn unreachable(packet: &Packet<'_>, own: Ipv4Addr, answer: &mut [u8]) -> Option<usize> {
+pub fn unreachable(packet: &Packet<'_>, why: Why, own: Ipv4Addr, answer: &mut [u8]) -> Option<usize> {
     let sender = packet.source();
     let no_host =
         sender.is_unspecified() || sender.is_broadcast() || sender.is_multicast() || sender.is_loopback();
@@ -33,7 +52,9 @@ pub fn unreachable(packet: &Packet<'_>, own: Ipv4Addr, answer: &mut [u8]) -> Opt
     answer[9] = ICMP;
     answer[12..16].copy_from_slice(&own.octets());
     answer[16..20].copy_from_slice(&sender.octets());
-    answer[20] = 3;
+    let (code, mtu) = why.told();
+    (answer[20], answer[21]) = (3, code);
+    answer[26..28].copy_from_slice(&mtu.to_be_bytes());
     answer[HEADER + 8..].copy_from_slice(&packet.bytes()[..quoted]);
     let sum = checksum::of(&answer[..HEADER]).to_be_bytes();
     answer[10..12].copy_from_slice(&sum);
@@ -86,9 +107,13 @@ mod tests {
 
     const OWN: Ipv4Addr = Ipv4Addr::new(10, 5, 1, 0);
 
-    fn answer(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+    fn answer(bytes: Vec<u8>) -> Option<Vec<u8>> {
+        told(bytes, Why::Network)
+    }
+
+    fn told(mut bytes: Vec<u8>, why: Why) -> Option<Vec<u8>> {
         let mut out = [0; MAX_ANSWER];
-        let length = unreachable(&Packet::parse(&mut bytes).unwrap(), OWN, &mut out)?;
+        let length = unreachable(&Packet::parse(&mut bytes).unwrap(), why, OWN, &mut out)?;
         Some(out[..length].to_vec())
     }
 
@@ -101,6 +126,15 @@ mod tests {
         let view = Packet::parse(&mut bytes).unwrap();
         assert_eq!((view.source(), view.destination()), (OWN, Ipv4Addr::new(10, 5, 1, 2)));
         assert_eq!(view.payload()[..2], [3, 0]);
+    }
+
+    #[test]
+    fn that_it_is_too_long_is_told_with_the_length_that_fits() {
+        let question = packet([10, 5, 1, 2], [10, 5, 2, 2], 6, 64, &[7; 1400]);
+        let bytes = told(question.clone(), Why::TooLong(1272)).unwrap();
+        assert_eq!(bytes[20..22], [3, 4]);
+        assert_eq!(bytes[24..28], [0, 0, 4, 0xf8]);
+        assert_eq!((&bytes[28..], checksum::of(&bytes[20..])), (&question[..28], 0));
     }
 
     #[test]

@@ -14,10 +14,13 @@
 
 pub mod buffer;
 pub mod checksum;
+pub mod clamp;
 pub mod coalesce;
 pub mod counters;
+pub mod ecn;
 pub mod engine;
 pub mod forward;
+pub mod fragment;
 pub mod icmp;
 pub mod layers;
 pub mod outbox;
@@ -25,6 +28,7 @@ pub mod packet;
 pub mod partial;
 pub mod pass;
 pub mod path;
+mod per_peer;
 pub mod split;
 pub mod tun;
 pub mod udp;

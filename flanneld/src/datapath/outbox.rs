@@ -4,10 +4,10 @@
 //! packets of one length go together, and a shorter one is the last. A packet may join only the newest message to its next hop:
 //! what goes to one place keeps its order, and no next hop waits until another's packets are all sent.
 
-use std::net::SocketAddrV4;
 use std::ops::Range;
 
 use super::layers::MAX_HEADER;
+use crate::route::Hop;
 
 /// Packets at a time, and messages, if none go together.
 pub const MOST_PACKETS: usize = 512;
@@ -28,7 +28,9 @@ struct Piece {
 #[derive(Debug)]
 pub struct Message {
     /// Where to.
-    pub to: SocketAddrV4,
+    pub to: Hop,
+    /// The outer packets' class of service.
+    pub tos: u8,
     /// The length of each datagram but the last.
     pub size: usize,
     /// How many datagrams.
@@ -87,13 +89,15 @@ impl Outbox {
         self.headers.get_mut(self.pieces.len())
     }
 
-    /// Takes over a packet: so many bytes of [`Outbox::header`], and a part of the batch. `together`: it may share a message.
-    /// There must be room.
-    pub fn push(&mut self, to: SocketAddrV4, header: usize, payload: Range<usize>, together: bool) {
+    /// Takes over a packet to a next hop with a class of service: so many bytes of [`Outbox::header`], and a part of the batch.
+    /// `together`: it may share a message. There must be room.
+    pub fn push(&mut self, (to, tos): (Hop, u8), header: usize, payload: Range<usize>, together: bool) {
         let (index, length) = (self.pieces.len(), header + payload.len());
         self.pieces.push(Piece { header, payload, next: None });
         let newest = self.messages.iter_mut().rfind(|message| message.to == to);
-        if let Some(message) = newest.filter(|message| together && message.takes(length)) {
+        if let Some(message) =
+            newest.filter(|message| together && message.tos == tos && message.takes(length))
+        {
             self.pieces[message.last].next = Some(index);
             message.last = index;
             message.count += 1;
@@ -103,6 +107,7 @@ impl Outbox {
         }
         self.messages.push(Message {
             to,
+            tos,
             size: length,
             count: 1,
             bytes: length,
@@ -123,8 +128,8 @@ impl Message {
 mod tests {
     use super::*;
 
-    fn peer(n: u8) -> SocketAddrV4 {
-        SocketAddrV4::new([192, 0, 2, n].into(), 8285)
+    fn peer(n: u8) -> Hop {
+        Hop::from(std::net::SocketAddrV4::new([192, 0, 2, n].into(), 8285))
     }
 
     /// Peer and length of each packet; the messages as (peer, size, lengths).
@@ -132,14 +137,14 @@ mod tests {
         let mut outbox = Outbox::default();
         let mut at = 0;
         for (n, length) in packets {
-            outbox.push(peer(*n), 0, at..at + length, together);
+            outbox.push((peer(*n), 0), 0, at..at + length, together);
             at += length;
         }
         let message = |m: &Message| {
             let pieces: Vec<_> = outbox.pieces(m).map(|(_, payload)| payload).collect();
             assert!(pieces.is_sorted_by_key(|payload| payload.start), "out of order");
             assert_eq!((m.count, m.bytes), (pieces.len(), pieces.iter().map(Range::len).sum()));
-            (m.to.ip().octets()[3], m.size, pieces.iter().map(Range::len).collect())
+            (m.to.at.ip().octets()[3], m.size, pieces.iter().map(Range::len).collect())
         };
         outbox.messages().iter().map(message).collect()
     }
@@ -183,7 +188,7 @@ mod tests {
         let mut outbox = Outbox::default();
         for n in 0..3 {
             outbox.header().unwrap()[..2].fill(n);
-            outbox.push(peer(1), 2, usize::from(n) * 10..usize::from(n) * 10 + 7, true);
+            outbox.push((peer(1), 0), 2, usize::from(n) * 10..usize::from(n) * 10 + 7, true);
         }
         let pieces: Vec<_> = outbox.pieces(&outbox.messages()[0]).collect();
         assert_eq!(pieces, [(&[0, 0][..], 0..7), (&[1, 1], 10..17), (&[2, 2], 20..27)]);
@@ -191,10 +196,20 @@ mod tests {
     }
 
     #[test]
+    fn packets_of_another_class_of_service_begin_a_message() {
+        let mut outbox = Outbox::default();
+        for (n, tos) in [0xb8, 0xb8, 0, 0xb8].into_iter().enumerate() {
+            outbox.push((peer(1), tos), 0, n * 9..n * 9 + 9, true);
+        }
+        let messages: Vec<_> = outbox.messages().iter().map(|m| (m.tos, m.count)).collect();
+        assert_eq!(messages, [(0xb8, 2), (0, 1), (0xb8, 1)], "and nothing overtakes");
+    }
+
+    #[test]
     fn it_has_an_end_and_can_be_used_again() {
         let mut outbox = Outbox::default();
         while !outbox.is_full() {
-            outbox.push(peer(1), 0, 0..1, false);
+            outbox.push((peer(1), 0), 0, 0..1, false);
         }
         assert_eq!((outbox.messages().len(), outbox.header()), (MOST_PACKETS, None));
         outbox.clear();

@@ -6,6 +6,7 @@ use super::checksum;
 use super::counters::Reason;
 
 const MIN_HEADER: usize = 20;
+const TOS: usize = 1;
 const TTL: usize = 8;
 const CHECKSUM: usize = 10;
 
@@ -43,6 +44,16 @@ impl<'a> Packet<'a> {
         self.address(16)
     }
 
+    /// The class of service: DSCP and ECN (RFC 2474, RFC 3168).
+    pub fn tos(&self) -> u8 {
+        self.bytes[TOS]
+    }
+
+    /// Sets it and mends the checksum.
+    pub fn set_tos(&mut self, tos: u8) {
+        self.mend(TOS - 1, [self.bytes[TOS - 1], tos]);
+    }
+
     /// How many hops it may still go.
     pub fn ttl(&self) -> u8 {
         self.bytes[TTL]
@@ -73,18 +84,27 @@ impl<'a> Packet<'a> {
         self.bytes
     }
 
+    /// All of it, to change what stands behind the header.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.bytes
+    }
+
     /// Takes one hop off and mends the checksum; refused if none would be left.
     pub fn hop(&mut self) -> Result<(), Reason> {
         let ttl = self.ttl();
         if ttl <= 1 {
             return Err(Reason::Ttl);
         }
-        let old = u16::from_be_bytes([ttl, self.protocol()]);
-        let new = u16::from_be_bytes([ttl - 1, self.protocol()]);
-        let sum = u16::from_be_bytes([self.bytes[CHECKSUM], self.bytes[CHECKSUM + 1]]);
-        self.bytes[TTL] = ttl - 1;
-        self.bytes[CHECKSUM..CHECKSUM + 2].copy_from_slice(&checksum::adjust(sum, old, new).to_be_bytes());
+        self.mend(TTL, [ttl - 1, self.protocol()]);
         Ok(())
+    }
+
+    /// Writes a word of the header, and mends the checksum: a wrong one stays wrong.
+    fn mend(&mut self, at: usize, new: [u8; 2]) {
+        let word = |at: usize| u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]]);
+        let sum = checksum::adjust(word(CHECKSUM), word(at), u16::from_be_bytes(new));
+        self.bytes[at..at + 2].copy_from_slice(&new);
+        self.bytes[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
     }
 
     fn address(&self, at: usize) -> Ipv4Addr {
@@ -248,6 +268,14 @@ mod tests {
             let mut bytes = packet([1; 4], [2; 4], 6, ttl, b"");
             assert_eq!(Packet::parse(&mut bytes).unwrap().hop(), Err(Reason::Ttl));
         }
+    }
+
+    #[test]
+    fn another_class_of_service_leaves_the_checksum_right() {
+        let mut bytes = packet([10, 5, 1, 2], [10, 5, 2, 2], 6, 64, b"x");
+        let mut view = Packet::parse(&mut bytes).unwrap();
+        view.set_tos(0xbb);
+        assert_eq!((view.tos(), view.header_len(), checksum::of(&bytes[..20])), (0xbb, 20, 0));
     }
 
     proptest! {

@@ -10,15 +10,18 @@ pub enum Feature {
     /// and TCP segments of one flow are one packet. A sender in the kernel cannot tell whether there is a card on the way that does the rest;
     /// between two network namespaces of one machine there is none.
     Offload,
+    /// Marks of congestion on the outer packet are taken over into the inner one (RFC 6040), so that ECN may be offered outside.
+    Ecn,
 }
 
 impl Feature {
     /// All of them, in the order in which they are written.
-    const ALL: [Feature; 1] = [Feature::Offload];
+    const ALL: [Feature; 2] = [Feature::Offload, Feature::Ecn];
 
     fn name(self) -> &'static str {
         match self {
             Feature::Offload => "offload",
+            Feature::Ecn => "ecn",
         }
     }
 }

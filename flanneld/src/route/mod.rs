@@ -1,6 +1,9 @@
 //! Where each subnet lives: an immutable table, and the one pointer by which control hands it to the data path.
 
-use std::collections::HashMap;
+pub mod traffic;
+pub mod way;
+
+use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,9 +12,34 @@ use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 use ipnetwork::Ipv4Network;
 
+use traffic::{Ledger, Traffic};
+use way::Way;
+
+/// A next hop, as the data path hands it on: where it is, and its place in the table that told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// The other flanneld.
+    pub at: SocketAddrV4,
+    place: u32,
+}
+
+impl Hop {
+    /// The same peer, reached elsewhere than its lease says.
+    pub fn found_at(self, at: SocketAddrV4) -> Hop {
+        Hop { at, ..self }
+    }
+}
+
+impl From<SocketAddrV4> for Hop {
+    /// One that no table told; nothing is counted for it.
+    fn from(at: SocketAddrV4) -> Hop {
+        Hop { at, place: u32::MAX }
+    }
+}
+
 /// Next hops by network. Every packet is looked up here, and none of its making decides what is in it: a hash of a few
 /// instructions does.
-type NextHops = HashMap<u32, SocketAddrV4, RandomState>;
+type NextHops = HashMap<u32, Hop, RandomState>;
 
 /// Subnets and their next hops; never changed, only replaced.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +47,8 @@ pub struct Table {
     own: Option<Ipv4Network>,
     /// By prefix length, the longest first: the cost of a lookup depends on how many lengths there are (as a rule one).
     by_length: Vec<(u8, NextHops)>,
+    /// By [`Hop`]'s place.
+    traffic: Vec<Arc<Traffic>>,
     /// Until when the own subnet is certainly the own; none: for ever.
     until: Option<Instant>,
 }
@@ -29,14 +59,29 @@ impl Table {
         own: Option<Ipv4Network>,
         peers: impl IntoIterator<Item = (Ipv4Network, SocketAddrV4)>,
     ) -> Table {
-        let mut table = Table { own, by_length: Vec::new(), until: None };
-        for (subnet, next_hop) in peers {
+        Table::counted(own, peers, &Ledger::default())
+    }
+
+    /// The same; what goes to and comes from each peer is counted in the ledger, which forgets all others.
+    pub fn counted(
+        own: Option<Ipv4Network>,
+        peers: impl IntoIterator<Item = (Ipv4Network, SocketAddrV4)>,
+        ledger: &Ledger,
+    ) -> Table {
+        let mut table = Table { own, ..Table::default() };
+        let mut hops: HashMap<SocketAddrV4, Hop> = HashMap::new();
+        for (subnet, at) in peers {
             let network = u32::from(subnet.network());
+            let next_hop = *hops.entry(at).or_insert_with(|| {
+                table.traffic.push(ledger.of(*at.ip()));
+                Hop { at, place: u32::try_from(table.traffic.len() - 1).unwrap_or(u32::MAX) }
+            });
             match table.by_length.iter_mut().find(|(length, _)| *length == subnet.prefix()) {
                 Some((_, subnets)) => drop(subnets.insert(network, next_hop)),
                 None => table.by_length.push((subnet.prefix(), NextHops::from_iter([(network, next_hop)]))),
             }
         }
+        ledger.keep(&hops.keys().map(|at| *at.ip()).collect::<BTreeSet<_>>());
         table.by_length.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
         table
     }
@@ -52,9 +97,27 @@ impl Table {
     }
 
     /// The next hop to an address: that of the longest prefix that covers it.
-    pub fn lookup(&self, ip: Ipv4Addr) -> Option<SocketAddrV4> {
+    pub fn lookup(&self, ip: Ipv4Addr) -> Option<Hop> {
         let ip = u32::from(ip);
         self.by_length.iter().find_map(|(length, subnets)| subnets.get(&(ip & mask(*length))).copied())
+    }
+
+    /// The numbers of a next hop that this table told.
+    pub fn traffic(&self, hop: Hop) -> Option<&Traffic> {
+        self.traffic.get(hop.place as usize).map(Arc::as_ref)
+    }
+
+    /// What is known of the way to a next hop that this table told.
+    pub fn way(&self, hop: Hop) -> Option<&Way> {
+        self.traffic(hop).map(|traffic| &traffic.way)
+    }
+
+    /// All subnets and their next hops, in no order.
+    pub fn peers(&self) -> impl Iterator<Item = (Ipv4Network, Hop)> {
+        self.by_length.iter().flat_map(|(length, subnets)| {
+            let net = |network: &u32| Ipv4Network::new(Ipv4Addr::from(*network), *length).ok();
+            subnets.iter().filter_map(move |(network, hop)| Some((net(network)?, *hop)))
+        })
     }
 
     /// How many subnets it has.
@@ -104,7 +167,7 @@ mod tests {
         let peers = [("10.5.0.0/16", 1), ("10.5.2.0/24", 2), ("10.5.2.128/25", 3), ("0.0.0.0/0", 4)];
         let table = Table::new(None, peers.map(|(net, last)| (net.parse().unwrap(), hop(last))));
         for (ip, last) in [("10.5.9.9", 1), ("10.5.2.1", 2), ("10.5.2.200", 3), ("8.8.8.8", 4)] {
-            assert_eq!(table.lookup(ip.parse().unwrap()), Some(hop(last)), "{ip}");
+            assert_eq!(table.lookup(ip.parse().unwrap()).map(|next| next.at), Some(hop(last)), "{ip}");
         }
         assert_eq!(table.len(), 4);
         assert_eq!(Table::default().lookup(Ipv4Addr::LOCALHOST), None);

@@ -8,7 +8,7 @@ use std::net::SocketAddrV4;
 use flanneld::config::network::NetworkConfig;
 use flanneld::datapath::checksum;
 use flanneld::datapath::coalesce::{Joined, MOST_PACKETS, Run, Runs};
-use flanneld::datapath::forward::{Verdict, inbound, outbound};
+use flanneld::datapath::forward::{Onward, Verdict, inbound, outbound};
 use flanneld::datapath::layers::MAX_HEADER;
 use flanneld::datapath::split::Segments;
 use flanneld::datapath::virtio::{self, Header};
@@ -41,12 +41,12 @@ pub fn packet(data: &[u8]) {
     thread_local!(static TABLE: Table = table());
     TABLE.with(|table| {
         let mut out = data.to_vec();
-        if let Verdict::Send(to) = outbound(&mut out, table) {
-            assert_eq!((to, &data[16..19]), (PEER, &[10, 5, 2][..]));
+        if let Verdict::Send(Onward { to, .. }) = outbound(&mut out, &Header::default(), table) {
+            assert_eq!((to.at, &data[16..19]), (PEER, &[10, 5, 2][..]));
             one_hop_less(data, &out);
         }
         let mut into = data.to_vec();
-        if inbound(&mut into, PEER, table).is_ok() {
+        if inbound(&mut into, PEER, 0, table).is_ok() {
             assert_eq!((&data[12..15], &data[16..19]), (&[10, 5, 2][..], &[10, 5, 1][..]));
             one_hop_less(data, &into);
         }

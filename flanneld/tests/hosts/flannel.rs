@@ -20,7 +20,8 @@ const HEALTH: &str = "127.0.0.1:8081";
 pub struct Flanneld {
     child: Child,
     host: PathBuf,
-    file: PathBuf,
+    /// Its subnet file.
+    pub file: PathBuf,
     log: PathBuf,
 }
 
@@ -75,11 +76,6 @@ impl Flanneld {
         within(Duration::from_secs(20), "flanneld is ready", || {
             self.get("/readyz").is_some_and(|text| text.contains("is ready"))
         })
-    }
-
-    /// Waits until it has written its subnet file; how long that took.
-    pub fn wait_file(&self) -> Duration {
-        within(Duration::from_secs(20), "there is a subnet file", || self.file.exists())
     }
 
     /// Ends it by a signal and waits until it is gone.

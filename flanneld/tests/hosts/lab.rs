@@ -106,6 +106,27 @@ impl Lab {
         });
     }
 
+    /// Lets the switch drop what this rule of nftables matches, of what it passes on between hosts.
+    pub fn drop_between(&self, rule: &str) {
+        let rules = format!(
+            "table bridge cut {{ chain forward {{ type filter hook forward priority 0; {rule} drop; }}; }}"
+        );
+        run_in(self.switch.path(), || hostnet::nft::apply(&rules)).unwrap().unwrap();
+    }
+
+    /// Lets the link to an address be one of so many bytes: the switch, as the router to it, says so of longer packets.
+    pub fn narrow(&self, ip: Ipv4Addr, mtu: u32) {
+        inside(self.switch.path(), async || {
+            let netlink = Netlink::connect().unwrap();
+            let bridge = netlink.link_by_name("br0").await.unwrap().unwrap().index;
+            let to = Route::to(net(ip, 32));
+            netlink
+                .replace_route(&Route { oif: Some(bridge), link_scope: true, mtu: Some(mtu), ..to })
+                .await
+                .unwrap();
+        });
+    }
+
     /// Gives a host an address on no link: it and the others reach each other by way of the switch only.
     pub fn put_behind_router(&self, host: usize, ip: Ipv4Addr) {
         let on = |oif, ip| Route { oif: Some(oif), link_scope: true, ..Route::to(net(ip, 32)) };

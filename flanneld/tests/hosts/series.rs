@@ -46,7 +46,7 @@ impl Series {
         Series::start(
             // An error is an answer by ICMP to an earlier one: that one is lost, and this one is sent by the next call.
             move |number| {
-                drop(sender.send_to(&number, address).or_else(|_| sender.send_to(&number, address)))
+                drop(sender.send_to(&number, address).or_else(|_| sender.send_to(&number, address)));
             },
             move |stop| receive(&receiver, stop),
         )

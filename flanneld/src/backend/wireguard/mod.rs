@@ -145,17 +145,17 @@ pub struct Node {
 }
 
 impl Node {
-    /// The largest inner packet.
-    pub fn mtu(&self, external: &External) -> u32 {
-        self.options.mtu(external)
-    }
-
     /// Reads the own key, or makes one.
     pub fn new(options: Options) -> Result<Node> {
         let identity = keyfile::identity(&keyfile::path())?;
         tracing::info!(key = %identity.public(), "this node's public key");
         let wireguard = Arc::new(Wireguard::new(identity, options.preshared.clone(), options.keepalive));
         Ok(Node { options, wireguard, peers: Vec::new(), told: Vec::new() })
+    }
+
+    /// The largest inner packet.
+    pub fn mtu(&self, external: &External) -> u32 {
+        self.options.mtu(external)
     }
 
     /// What the own lease says.

@@ -16,6 +16,7 @@ use crate::datapath::tun::Queue;
 use crate::datapath::udp::Udp;
 use crate::datapath::virtio;
 use crate::datapath::wireguard::{Answer, OVERHEAD, Opener};
+use crate::route::traffic::Train;
 
 /// One direction of one queue.
 struct Inbound<'a> {
@@ -51,22 +52,28 @@ pub(super) fn run(shared: &Shared, queue: usize) {
             Err(error) => return tracing::error!(%error, "the UDP socket is gone"),
         }
         let table = parts.routes.at(Instant::now());
+        let mut train = Train::new(&table);
         let (bytes, datagrams) = receiver.received();
         for (datagram, at) in datagrams.iter().flat_map(|d| d.segments().map(move |at| (d, at))) {
             let judged = match &mut opener {
-                None => forward::inbound(&mut bytes[at.clone()], datagram.from, &table).map(|()| {
-                    partial::finish(&mut bytes[at.clone()]);
-                    Some(at)
-                }),
+                None => forward::inbound(&mut bytes[at.clone()], datagram.from, datagram.tos, &table).map(
+                    |peer| {
+                        partial::finish(&mut bytes[at.clone()]);
+                        forward::fit_answers(&mut bytes[at.clone()], peer, &table);
+                        Some((peer, at))
+                    },
+                ),
                 Some(opener) => opener.open(bytes, at, datagram.from, &mut answers).and_then(|opened| {
                     let Some((sender, at)) = opened else { return Ok(None) };
-                    forward::inbound(opener.packet(at.clone()), sender, &table).map(|()| Some(at))
+                    forward::inbound(opener.packet(at.clone()), sender, 0, &table)
+                        .map(|peer| Some((peer, at)))
                 }),
             };
             match judged {
                 Err(reason) => inbound.counters.drop(reason),
                 Ok(None) => {}
-                Ok(Some(at)) => {
+                Ok(Some((peer, at))) => {
+                    train.packet(peer, at.len());
                     let bytes = opener.as_ref().map_or(&*bytes, Opener::bytes);
                     if inbound.runs.is_full() {
                         inbound.hand_on(bytes);

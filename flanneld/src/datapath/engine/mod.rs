@@ -13,9 +13,9 @@ mod outbound;
 mod timers;
 
 use std::io::{PipeReader, PipeWriter, Write, pipe};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -97,6 +97,11 @@ impl Engine {
         std::iter::once(tun.alone()).chain(queues).chain(sockets).collect()
     }
 
+    /// What sends by its socket as long as it runs, and does not keep it.
+    pub fn voice(&self) -> Voice {
+        Voice(Arc::downgrade(&self.shared))
+    }
+
     fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         self.threads.push(Builder::new().name(name).spawn(run)?);
         Ok(())
@@ -105,6 +110,17 @@ impl Engine {
     /// Whether all loops still run: they end by themselves when the TUN is deleted under them.
     pub fn is_alive(&self) -> bool {
         self.threads.iter().all(|thread| !thread.is_finished())
+    }
+}
+
+/// See [`Engine::voice`].
+#[derive(Debug, Clone)]
+pub struct Voice(Weak<Shared>);
+
+impl Voice {
+    /// Sends one datagram; whether the kernel took it.
+    pub fn send(&self, message: &[u8], to: SocketAddrV4) -> bool {
+        self.0.upgrade().is_some_and(|shared| shared.parts.udp.send(0, message, to).is_ok())
     }
 }
 

@@ -1,24 +1,29 @@
 //! Out of the pods: read a batch, judge each packet, split what is too long, send all of it.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Shared;
 use crate::datapath::buffer::{self, Batch, Slot};
 use crate::datapath::checksum;
 use crate::datapath::counters::{Counters, Reason};
-use crate::datapath::forward::{self, Verdict};
-use crate::datapath::icmp::{self, Limit, MAX_ANSWER};
+use crate::datapath::forward::{self, Onward, Verdict};
+use crate::datapath::fragment::Fragments;
+use crate::datapath::icmp::{self, Limit, MAX_ANSWER, Why};
+use crate::datapath::layers::MAX_HEADER;
 use crate::datapath::outbox::Outbox;
 use crate::datapath::packet::Packet;
 use crate::datapath::path::Level;
 use crate::datapath::split::Segments;
 use crate::datapath::tun::Queue;
-use crate::datapath::udp::{Sender, Udp};
-use crate::datapath::virtio::Gso;
+use crate::datapath::udp::{Sender, Sent, Udp};
+use crate::datapath::virtio::{Gso, Header};
 use crate::datapath::wireguard::{OVERHEAD, Sealed, Sealer};
+use crate::route::Table;
+use crate::route::traffic::Count;
 
 /// One direction of one queue.
 struct Outbound<'a> {
@@ -66,41 +71,93 @@ impl Outbound<'_> {
         let table = shared.parts.routes.at(Instant::now());
         let Batch { bytes, slots, .. } = batch;
         for slot in slots.iter() {
-            let packet = &mut bytes[slot.at.clone()];
-            let outcome = match forward::outbound(packet, &table) {
-                Verdict::Send(to) => self.stage(bytes, slot, to),
-                Verdict::Drop(reason) => Err(reason),
-                Verdict::Refuse => {
-                    self.refuse(packet);
-                    Err(Reason::NoRoute)
-                }
-            };
-            if let Err(reason) = outcome {
+            if let Err(reason) = self.packet(bytes, slot, &table) {
                 self.counters.drop(reason);
             }
         }
-        self.flush(bytes);
+        self.flush(bytes, &table);
+    }
+
+    fn packet(&mut self, bytes: &mut [u8], slot: &Slot, table: &Table) -> Result<(), Reason> {
+        let left = slot.left?;
+        let packet = &mut bytes[slot.at.clone()];
+        match forward::outbound(packet, &left, table) {
+            Verdict::Send(onward) => self.stage(bytes, slot, left, (onward, table)),
+            Verdict::Drop(reason) => Err(reason),
+            Verdict::Refuse => {
+                self.answer(packet, Why::Network);
+                Err(Reason::NoRoute)
+            }
+            Verdict::TooLong(limit) => {
+                self.answer(packet, Why::TooLong(limit));
+                Err(Reason::TooLong)
+            }
+        }
     }
 
     /// Does what the kernel left to be done, and puts the packets into the outbox.
-    fn stage(&mut self, bytes: &mut [u8], slot: &Slot, to: SocketAddrV4) -> Result<(), Reason> {
-        let left = slot.left?;
+    fn stage(
+        &mut self,
+        bytes: &mut [u8],
+        slot: &Slot,
+        left: Header,
+        to: (Onward, &Table),
+    ) -> Result<(), Reason> {
         if let Some(gso) = left.gso {
             return self.split(bytes, slot, gso, to);
         }
+        let packet = &mut bytes[slot.at.clone()];
         if let Some(partial) = left.partial {
-            let packet = &mut bytes[slot.at.clone()];
             checksum::complete(packet, partial.start.into(), partial.offset.into()).ok_or(Reason::Offload)?;
         }
-        self.make_room(bytes);
-        self.push(bytes, to, 0, slot.at.clone())
+        if to.0.within.is_some() {
+            let length = Packet::parse(packet)?.header_len();
+            let mut head = [0; MAX_HEADER];
+            head[..length].copy_from_slice(&packet[..length]);
+            return self.fragments(bytes, &head[..length], slot.at.start + length..slot.at.end, to);
+        }
+        self.make_room(bytes, to.1);
+        self.push(bytes, to.0, 0, slot.at.clone())
     }
 
-    fn split(&mut self, bytes: &[u8], slot: &Slot, gso: Gso, to: SocketAddrV4) -> Result<(), Reason> {
+    /// Puts a packet into the outbox in fragments: its beginning, and where the rest of it lies.
+    fn fragments(
+        &mut self,
+        bytes: &[u8],
+        head: &[u8],
+        rest: Range<usize>,
+        (to, table): (Onward, &Table),
+    ) -> Result<(), Reason> {
+        let limit = to.within.unwrap_or(usize::MAX);
+        let mut fragments = Fragments::new(head, rest, limit).ok_or(Reason::TooLong)?;
+        self.counters.fragmented.inc();
+        loop {
+            self.make_room(bytes, table);
+            let Some(header) = self.outbox.header() else { return Err(Reason::Send) };
+            let Some(part) = fragments.next(header) else { return Ok(()) };
+            self.push(bytes, to, part.header, part.payload)?;
+        }
+    }
+
+    fn split(
+        &mut self,
+        bytes: &[u8],
+        slot: &Slot,
+        gso: Gso,
+        (to, table): (Onward, &Table),
+    ) -> Result<(), Reason> {
         let start = slot.at.start;
         let mut segments = Segments::new(&bytes[slot.at.clone()], gso)?;
+        if to.within.is_some() {
+            let mut head = [0; MAX_HEADER];
+            while let Some(segment) = segments.next(&mut head) {
+                let rest = start + segment.payload.start..start + segment.payload.end;
+                self.fragments(bytes, &head[..segment.header], rest, (to, table))?;
+            }
+            return Ok(());
+        }
         loop {
-            self.make_room(bytes);
+            self.make_room(bytes, table);
             let Some(header) = self.outbox.header() else { return Err(Reason::Send) };
             let Some(segment) = segments.next(header) else { return Ok(()) };
             let payload = start + segment.payload.start..start + segment.payload.end;
@@ -111,9 +168,9 @@ impl Outbound<'_> {
     }
 
     /// Sends what there is if another packet would not fit.
-    fn make_room(&mut self, bytes: &[u8]) {
+    fn make_room(&mut self, bytes: &[u8], table: &Table) {
         if self.outbox.is_full() || self.sealer.as_ref().is_some_and(Sealer::is_full) {
-            self.flush(bytes);
+            self.flush(bytes, table);
         }
     }
 
@@ -121,20 +178,22 @@ impl Outbound<'_> {
     fn push(
         &mut self,
         bytes: &[u8],
-        to: SocketAddrV4,
+        onward: Onward,
         header: usize,
         payload: Range<usize>,
     ) -> Result<(), Reason> {
+        let Onward { to, tos, .. } = onward;
         let Some(sealer) = &mut self.sealer else {
-            let together = self.sender.together(to);
-            self.outbox.push(to, header, payload, together);
+            let together = self.sender.together(to.at);
+            self.outbox.push((to, tos), header, payload, together);
             return Ok(());
         };
         let header = self.outbox.header().map_or(&[][..], |whole| &whole[..header]);
-        match sealer.seal(to, header, &bytes[payload])? {
-            Sealed::Packet(to, at) => {
-                let together = self.sender.together(to);
-                self.outbox.push(to, 0, at, together);
+        match sealer.seal(to.at, header, &bytes[payload])? {
+            Sealed::Packet(real, at) => {
+                let together = self.sender.together(real);
+                // Nothing of what is sealed shows outside.
+                self.outbox.push((to.found_at(real), 0), 0, at, together);
             }
             // One that is lost is made again.
             Sealed::Handshake(to, at) => drop(self.udp.send(self.number, &sealer.bytes()[at], to)),
@@ -143,10 +202,18 @@ impl Outbound<'_> {
         Ok(())
     }
 
-    fn flush(&mut self, bytes: &[u8]) {
+    /// Sends what is in the outbox; its next hops are of this table.
+    fn flush(&mut self, bytes: &[u8], table: &Table) {
         let (bytes, overhead) =
             self.sealer.as_ref().map_or((bytes, 0), |sealer| (sealer.bytes(), OVERHEAD as u64));
-        let sent = self.sender.flush(&mut self.outbox, bytes);
+        let mut sent = Sent::default();
+        self.sender.flush(&mut self.outbox, bytes, |to, done| {
+            sent += done;
+            if let Some(peer) = table.traffic(to) {
+                peer.out.add(Count { packets: done.packets, bytes: done.bytes - overhead * done.packets });
+                peer.lost.fetch_add(done.lost, Ordering::Relaxed);
+            }
+        });
         self.counters.carried(sent.packets, sent.bytes - overhead * sent.packets);
         self.counters.drop_many(Reason::Send, sent.lost);
         if let Some(sealer) = &mut self.sealer {
@@ -154,12 +221,12 @@ impl Outbound<'_> {
         }
     }
 
-    /// Tells the sender of a packet that nobody is there, as often as is allowed.
-    fn refuse(&mut self, packet: &mut [u8]) {
+    /// Tells the sender of a packet why it is not carried, as often as is allowed.
+    fn answer(&mut self, packet: &mut [u8], why: Why) {
         let mut answer = [0; MAX_ANSWER];
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let Ok(packet) = Packet::parse(packet) else { return };
-        let Some(length) = icmp::unreachable(&packet, self.own, &mut answer) else { return };
+        let Some(length) = icmp::unreachable(&packet, why, self.own, &mut answer) else { return };
         if self.limit.take(now) && self.queue.write(&answer[..length]).is_ok() {
             self.counters.answers.inc();
         }

@@ -19,6 +19,12 @@ use nix::sys::socket::{
 
 use super::path::{Feature, Level, Path};
 
+mod option {
+    #![allow(missing_docs)]
+    use nix::{setsockopt_impl, sockopt_impl};
+    sockopt_impl!(MtuDiscover, SetOnly, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::c_int);
+}
+
 /// Socket buffers of this size ride out a moment in which another thread has the processor.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 
@@ -61,6 +67,18 @@ impl Udp {
         path.set(Feature::UdpGso, cuts);
         path.set(Feature::UdpGro, joins);
         Udp { sockets, level, path }
+    }
+
+    /// For bare inner packets: no datagram is fragmented, here or on the way, and the class of service of those that come is told.
+    ///
+    /// `IP_PMTUDISC_PROBE`, not `DO`: the kernel would keep a path MTU of its own, which anybody who knows both addresses can
+    /// lower by a forged ICMP message, and would let no larger packet out that could find out the truth.
+    pub fn carries_bare_packets(&self) -> io::Result<()> {
+        for socket in &self.sockets {
+            setsockopt(socket, option::MtuDiscover, &libc::IP_PMTUDISC_PROBE)?;
+            setsockopt(socket, sockopt::IpRecvTos, &true)?;
+        }
+        Ok(())
     }
 
     /// How many sockets there are.

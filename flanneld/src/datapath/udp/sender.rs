@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::{SocketAddrV4, UdpSocket};
+use std::ops::AddAssign;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
@@ -10,13 +11,14 @@ use nix::sys::socket::{MsgFlags, SockaddrIn, sendmsg};
 use super::sys::SendVectors;
 use crate::datapath::outbox::{Message, Outbox};
 use crate::datapath::path::{Feature, Path};
+use crate::route::Hop;
 
 /// Next hops to which messages are not cut by the kernel, since the way there is narrower than the interface.
 const MOST_NARROW: usize = 64;
 /// After so many packets it is tried again.
 const NARROW_FOR: u32 = 100_000;
 
-/// What became of an outbox.
+/// What became of datagrams.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Sent {
     /// Datagrams that the kernel took.
@@ -61,9 +63,9 @@ impl<'a> Sender<'a> {
         false
     }
 
-    /// Sends all messages, whose payload lies in `bytes`, and clears the outbox. A message that fails holds up no other.
-    pub fn flush(&mut self, outbox: &mut Outbox, bytes: &[u8]) -> Sent {
-        let mut sent = Sent::default();
+    /// Sends all messages, whose payload lies in `bytes`, clears the outbox, and tells what became of each. A message that fails
+    /// holds up no other.
+    pub fn flush(&mut self, outbox: &mut Outbox, bytes: &[u8], mut tell: impl FnMut(Hop, Sent)) {
         let mut refused = None;
         let mut vectors = self.vectors.fill(outbox, bytes);
         let messages = outbox.messages();
@@ -71,7 +73,9 @@ impl<'a> Sender<'a> {
         while next < messages.len() {
             match vectors.send(self.socket, next) {
                 Ok(done) => {
-                    messages[next..next + done].iter().for_each(|message| sent.took(message));
+                    messages[next..next + done]
+                        .iter()
+                        .for_each(|message| tell(message.to, Sent::all(message)));
                     next += done;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -79,11 +83,11 @@ impl<'a> Sender<'a> {
                     let message = &messages[next];
                     match Refusal::of(&error).filter(|_| message.count > 1) {
                         Some(refusal) => {
-                            refused = Some((refusal, message.to));
-                            apart(self.socket, outbox, message, bytes, &mut sent);
+                            refused = Some((refusal, message.to.at));
+                            tell(message.to, apart(self.socket, outbox, message, bytes));
                         }
                         // No route to that peer, or its queue is full: lost, the rest goes on.
-                        None => sent.lost += message.count as u64,
+                        None => tell(message.to, Sent { lost: message.count as u64, ..Sent::default() }),
                     }
                     next += 1;
                 }
@@ -93,7 +97,6 @@ impl<'a> Sender<'a> {
         if let Some((refusal, to)) = refused {
             self.learn(refusal, to);
         }
-        sent
     }
 
     fn learn(&mut self, refusal: Refusal, to: SocketAddrV4) {
@@ -139,25 +142,29 @@ impl Refusal {
 }
 
 /// Sends the datagrams of one message one by one.
-fn apart(socket: &UdpSocket, outbox: &Outbox, message: &Message, bytes: &[u8], sent: &mut Sent) {
-    let to = SockaddrIn::from(message.to);
+fn apart(socket: &UdpSocket, outbox: &Outbox, message: &Message, bytes: &[u8]) -> Sent {
+    let (to, mut sent) = (SockaddrIn::from(message.to.at), Sent::default());
     for (header, payload) in outbox.pieces(message) {
         let length = header.len() + payload.len();
         let parts = [IoSlice::new(header), IoSlice::new(&bytes[payload])];
         match sendmsg(socket.as_raw_fd(), &parts, &[], MsgFlags::empty(), Some(&to)) {
-            Ok(_) => sent.add(1, length),
+            Ok(_) => sent += Sent { packets: 1, bytes: length as u64, lost: 0 },
             Err(_) => sent.lost += 1,
         }
     }
+    sent
 }
 
 impl Sent {
-    fn took(&mut self, message: &Message) {
-        self.add(message.count, message.bytes);
+    fn all(message: &Message) -> Sent {
+        Sent { packets: message.count as u64, bytes: message.bytes as u64, lost: 0 }
     }
+}
 
-    fn add(&mut self, packets: usize, bytes: usize) {
-        self.packets += packets as u64;
-        self.bytes += bytes as u64;
+impl AddAssign for Sent {
+    fn add_assign(&mut self, more: Sent) {
+        self.packets += more.packets;
+        self.bytes += more.bytes;
+        self.lost += more.lost;
     }
 }

@@ -11,10 +11,12 @@ use crate::datapath::buffer::Datagram;
 use crate::datapath::outbox::{self, Message, Outbox};
 
 /// Room for one control message that holds a number.
-const CONTROL: usize = {
+const NUMBER: usize = {
     // SAFETY: computes a length.
     unsafe { libc::CMSG_SPACE(size_of::<libc::c_int>() as libc::c_uint) as usize }
 };
+/// Room for two: where to cut or what was joined, and the class of service.
+const CONTROL: usize = 2 * NUMBER;
 
 /// Aligned as the kernel's control messages are.
 #[derive(Clone, Copy)]
@@ -79,38 +81,56 @@ impl SendVectors {
                 }
             }
             names[i].sin_family = libc::AF_INET as libc::sa_family_t;
-            names[i].sin_port = message.to.port().to_be();
-            names[i].sin_addr.s_addr = u32::from(*message.to.ip()).to_be();
+            names[i].sin_port = message.to.at.port().to_be();
+            names[i].sin_addr.s_addr = u32::from(*message.to.at.ip()).to_be();
             let header = &mut headers[i].msg_hdr;
             header.msg_iov = &raw mut vectors[first];
             header.msg_iovlen = (used - first) as _;
             header.msg_name = (&raw mut names[i]).cast();
             header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-            cut(header, &mut controls[i], message);
+            control(header, &mut controls[i], message);
         }
         Filled { headers: &mut headers[..outbox.messages().len()], pointed_to: PhantomData }
     }
 }
 
-/// Asks the kernel to cut a message of several datagrams.
-fn cut(header: &mut libc::msghdr, control: &mut Control, message: &Message) {
-    if message.count == 1 {
-        header.msg_control = std::ptr::null_mut();
-        header.msg_controllen = 0;
-        return;
-    }
-    header.msg_control = (&raw mut *control).cast();
-    header.msg_controllen = CONTROL as _;
-    // SAFETY: the header points to an aligned control buffer with room for one message that holds a u16.
-    unsafe {
-        let first = libc::CMSG_FIRSTHDR(header);
-        (*first).cmsg_level = libc::SOL_UDP;
-        (*first).cmsg_type = libc::UDP_SEGMENT;
-        (*first).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as libc::c_uint) as _;
+/// Tells the kernel what is unusual about a message: that it is to be cut into datagrams, and its class of service.
+fn control(header: &mut libc::msghdr, control: &mut Control, message: &Message) {
+    let mut used = 0;
+    if message.count > 1 {
         // No longer than an IP packet.
-        libc::CMSG_DATA(first).cast::<u16>().write_unaligned(message.size as u16);
-        header.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as libc::c_uint) as _;
+        let size = message.size as u16;
+        used += write(&mut control.0, used, (libc::SOL_UDP, libc::UDP_SEGMENT), &size.to_ne_bytes());
     }
+    if message.tos != 0 {
+        let tos = libc::c_int::from(message.tos);
+        used += write(&mut control.0, used, (libc::IPPROTO_IP, libc::IP_TOS), &tos.to_ne_bytes());
+    }
+    header.msg_control = if used == 0 { std::ptr::null_mut() } else { (&raw mut *control).cast() };
+    header.msg_controllen = used as _;
+}
+
+/// Writes one control message (cmsg(3)) at a place that is aligned for it; how much room it took.
+fn write(
+    room: &mut [u8; CONTROL],
+    at: usize,
+    (level, kind): (libc::c_int, libc::c_int),
+    data: &[u8],
+) -> usize {
+    let length = data.len() as libc::c_uint;
+    // SAFETY: computes lengths.
+    let (whole, space) = unsafe { (libc::CMSG_LEN(length) as usize, libc::CMSG_SPACE(length) as usize) };
+    // SAFETY: a plain C struct, for which zero is a valid value.
+    let mut header: libc::cmsghdr = unsafe { zeroed() };
+    (header.cmsg_len, header.cmsg_level, header.cmsg_type) = (whole as _, level, kind);
+    let place = room[at..at + space].as_mut_ptr();
+    // SAFETY: the place has room for header and data, as the slice was checked to be so long; the header is a plain C struct.
+    unsafe {
+        place.cast::<libc::cmsghdr>().write_unaligned(header);
+        let begin = place.add(whole - data.len());
+        std::ptr::copy_nonoverlapping(data.as_ptr(), begin, data.len());
+    }
+    space
 }
 
 impl Filled<'_> {
@@ -161,23 +181,36 @@ impl ReceiveVectors {
         let count = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         for (i, header) in headers[..count].iter().enumerate() {
             let ip = Ipv4Addr::from(u32::from_be(names[i].sin_addr.s_addr));
+            let (segment, tos) = told(&header.msg_hdr);
             datagrams.push(Datagram {
                 at: i * room..i * room + (header.msg_len as usize).min(room),
-                segment: segment(&header.msg_hdr),
+                segment,
                 from: SocketAddrV4::new(ip, u16::from_be(names[i].sin_port)),
+                tos,
             });
         }
         Ok(())
     }
 }
 
-/// The length of each datagram, if the kernel joined some.
-fn segment(header: &libc::msghdr) -> Option<usize> {
-    // SAFETY: the kernel has filled the control buffer as far as msg_controllen says; the macros stay within that.
+/// The length of each datagram, if the kernel joined some, and their class of service.
+fn told(header: &libc::msghdr) -> (Option<usize>, u8) {
+    let (mut segment, mut tos) = (None, 0);
+    // SAFETY: the kernel has filled the control buffer as far as msg_controllen says; the macros stay within that, and what is read
+    // is of the type that udp(7) and ip(7) tell of.
     unsafe {
-        let first = libc::CMSG_FIRSTHDR(header).as_ref()?;
-        let is_segment = (first.cmsg_level, first.cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO);
-        let size = libc::CMSG_DATA(first).cast::<libc::c_int>().read_unaligned();
-        usize::try_from(size).ok().filter(|_| is_segment)
+        let mut next = libc::CMSG_FIRSTHDR(header);
+        while let Some(message) = next.as_ref() {
+            let data = libc::CMSG_DATA(message);
+            match (message.cmsg_level, message.cmsg_type) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    segment = usize::try_from(data.cast::<libc::c_int>().read_unaligned()).ok();
+                }
+                (libc::IPPROTO_IP, libc::IP_TOS) => tos = data.read(),
+                _ => {}
+            }
+            next = libc::CMSG_NXTHDR(header, message);
+        }
     }
+    (segment, tos)
 }
