@@ -511,7 +511,7 @@ mod tests {
         let record = &store.list().await.unwrap().records[0];
         let (v4, v6) = (first.lease.subnets.v4.unwrap(), first.lease.subnets.v6.unwrap());
         assert_eq!(record.key, format!("{}-24&{}-64", v4.network(), v6.network()));
-        assert_eq!(record.value, br#"{"PublicIP":"192.0.2.1","PublicIPv6":"fd00::1"}"#);
+        assert_eq!(record.value, br#"{"PublicIP":"192.0.2.1","PublicIPv6":"fd00::1","Holder":"boot/1"}"#);
         // Beyond those of which one is chosen by chance.
         let previous = Dual { v4: "10.5.200.0/24".parse().ok(), v6: first.lease.subnets.v6 };
         let second = keeper(&store, 2, DUAL).acquire(previous).await.unwrap().lease.subnets;
