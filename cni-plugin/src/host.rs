@@ -36,6 +36,9 @@ pub async fn ensure_bridge(netlink: &Netlink, plan: &Bridge) -> Result<Link, Err
     if let Some(mtu) = plan.mtu.filter(|mtu| *mtu != bridge.mtu) {
         netlink.set_mtu(bridge.index, mtu).await.map_err(Error::kernel(step()))?;
     }
+    if plan.addresses.iter().any(ipnetwork::IpNetwork::is_ipv6) {
+        enable_ipv6(&plan.name)?;
+    }
     set_addresses(netlink, &bridge, plan).await?;
     refuse_routers(&plan.name)?;
     if !bridge.up {
@@ -102,6 +105,16 @@ pub async fn delete_link(netlink: &Netlink, name: &str) -> Result<(), Error> {
 /// Looks a link up.
 pub async fn link(netlink: &Netlink, name: &str) -> Result<Option<Link>, Error> {
     netlink.link_by_name(name).await.map_err(Error::kernel(format!("look up the interface {name}")))
+}
+
+/// Lets an interface have IPv6 addresses that can be used at once, where a host or a runtime had switched that off. Its link-local
+/// address is used without a look for a duplicate: with hairpin mode the bridge sends the question back, which looks like one.
+pub fn enable_ipv6(interface: &str) -> Result<(), Error> {
+    for (setting, value) in [("disable_ipv6", "0"), ("accept_dad", "0")] {
+        sysctl::set(&format!("net/ipv6/conf/{interface}/{setting}"), value)
+            .map_err(Error::kernel(format!("enable IPv6 on {interface}")))?;
+    }
+    Ok(())
 }
 
 /// A pod that advertises itself as an IPv6 router must not be believed (CVE-2020-10749): every route here is planned.

@@ -5,7 +5,7 @@ use std::path::Path;
 use hostnet::{Address, Link, Netlink, Route, netns};
 
 use crate::error::Error;
-use crate::host::{delete_link, link, refuse_routers};
+use crate::host::{delete_link, enable_ipv6, link, refuse_routers};
 use crate::plan::Plan;
 
 /// What stands in a container's namespace, for CHECK.
@@ -27,6 +27,10 @@ pub fn configure(namespace: &Path, plan: &Plan) -> Result<Link, Error> {
         let missing = || Error::damaged(name, "the container has no such interface");
         let inner = link(netlink, name).await?.ok_or_else(missing)?;
         refuse_routers(name)?;
+        if plan.addresses.iter().any(ipnetwork::IpNetwork::is_ipv6) {
+            enable_ipv6("lo")?;
+            enable_ipv6(name)?;
+        }
         for address in &plan.addresses {
             netlink.add_address(inner.index, *address).await.map_err(Error::kernel(step()))?;
         }

@@ -112,7 +112,7 @@ fn a_host_port_does_not_shadow_a_service() {
     let node = Node::new("10.5.1.1/24");
     let (server, evil, outside) = (namespace("server"), namespace("evil"), node.outside());
     let result = node.add("server", &server).unwrap();
-    serve(&server, 80); // Nobody answers in the other pod.
+    serve(&server, "0.0.0.0", 80); // Nobody answers in the other pod.
     let ports = node.with_ports(&json!([{ "hostPort": 31080, "containerPort": 80 }]));
     node.run("ADD", "evil", Some(evil.path()), &ports).unwrap();
     assert!(

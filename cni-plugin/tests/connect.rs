@@ -6,6 +6,9 @@ mod common;
 
 use std::time::Instant;
 
+use hostnet::netns::run_in;
+use hostnet::sysctl;
+
 use common::{Node, address, linked, namespace, netlink, pings, seen_as, serve};
 use serde_json::json;
 
@@ -60,10 +63,10 @@ fn what_leaves_the_network_is_masqueraded() {
     let node = Node::new("10.5.1.1/24");
     let (pod, outside) = (namespace("pod"), node.outside());
     let result = node.add("pod", &pod).unwrap();
-    serve(&outside, 4711);
+    serve(&outside, "0.0.0.0", 4711);
     assert_eq!(seen_as(pod.path(), "192.0.2.2:4711").unwrap(), "192.0.2.1");
     // Inside of the network the pod keeps its address.
-    serve(&pod, 4711);
+    serve(&pod, "0.0.0.0", 4711);
     let other = namespace("other");
     let second = node.add("other", &other).unwrap();
     assert_eq!(seen_as(other.path(), &format!("{}:4711", address(&result))).unwrap(), address(&second));
@@ -95,7 +98,7 @@ fn a_host_port_leads_to_the_container_from_everywhere() {
     ]));
     node.run("ADD", "pod", Some(pod.path()), &config).unwrap();
     node.add("other", &other).unwrap();
-    serve(&pod, 80);
+    serve(&pod, "0.0.0.0", 80);
     assert_eq!(seen_as(outside.path(), "192.0.2.1:31080").unwrap(), "192.0.2.2", "from outside");
     assert_eq!(seen_as(node.ns.path(), "127.0.0.1:31080").unwrap(), "10.5.1.1", "from the node's loopback");
     assert_eq!(seen_as(node.ns.path(), "192.0.2.1:31080").unwrap(), "192.0.2.1", "from the node");
@@ -113,13 +116,65 @@ fn a_host_port_leads_to_the_container_from_everywhere() {
     assert!(node.rules().contains("other/eth0"), "the neighbour's rules stay");
 }
 
-#[test]
-fn both_families() {
+/// A node with subnets of both families, where nobody else masquerades.
+fn dual_stack() -> Node {
     let node = Node::new("10.5.1.1/24");
     node.subnet_env(
         "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_IPV6_NETWORK=fd00:5::/48\n\
          FLANNEL_IPV6_SUBNET=fd00:5:0:1::1/64\nFLANNEL_MTU=1400\nFLANNEL_IPMASQ=false\n",
     );
+    node
+}
+
+#[test]
+fn ipv6_leaves_masqueraded_and_comes_by_host_ports() {
+    let node = dual_stack();
+    let (pod, other, outside) = (namespace("pod"), namespace("other"), node.outside());
+    let ports = node.with_ports(&json!([{ "hostPort": 31080, "containerPort": 80, "protocol": "tcp" }]));
+    node.run("ADD", "pod", Some(pod.path()), &ports).unwrap();
+    node.add("other", &other).unwrap();
+    serve(&pod, "::", 80);
+    serve(&outside, "::", 4711);
+    serve(&other, "::", 4711);
+    assert_eq!(seen_as(pod.path(), "[2001:db8::2]:4711").unwrap(), "2001:db8::1", "to the world outside");
+    assert_eq!(seen_as(pod.path(), "[fd00:5:0:1::3]:4711").unwrap(), "fd00:5:0:1::2", "to the neighbour");
+    let port = |from: &std::path::Path| seen_as(from, "[2001:db8::1]:31080").unwrap();
+    assert_eq!(port(outside.path()), "2001:db8::2", "from outside");
+    assert_eq!(port(node.ns.path()), "2001:db8::1", "from the node");
+    assert_eq!(port(other.path()), "fd00:5:0:1::1", "from the neighbour");
+    assert_eq!(port(pod.path()), "fd00:5:0:1::1", "from itself");
+    node.run("DEL", "pod", Some(pod.path()), &ports).unwrap();
+    assert!(seen_as(outside.path(), "[2001:db8::1]:31080").is_err());
+    node.del("other", Some(other.path())).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+/// Runtimes switch IPv6 off in a new namespace, and some hosts by default. A link-local address that a hairpin's echo makes a duplicate
+/// would be out of use for ever.
+#[test]
+fn ipv6_is_switched_on_where_it_was_off() {
+    let node = dual_stack();
+    let (one, two) = (namespace("one"), namespace("two"));
+    for ns in [node.ns.path(), one.path(), two.path()] {
+        for name in ["all", "default"] {
+            run_in(ns, || sysctl::set(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")).unwrap().unwrap();
+        }
+    }
+    let result = node.add("one", &one).unwrap();
+    node.add("two", &two).unwrap();
+    assert!(pings(&two, "fd00:5:0:1::2"), "at once");
+    node.check("one", &one, &result).unwrap();
+    for setting in ["disable_ipv6", "accept_dad", "accept_ra"] {
+        let value = run_in(one.path(), || sysctl::get(&format!("net/ipv6/conf/eth0/{setting}")));
+        assert_eq!(value.unwrap().unwrap(), "0", "{setting}");
+    }
+    node.del("one", Some(one.path())).unwrap();
+    assert!(!pings(&two, "fd00:5:0:1::2"));
+}
+
+#[test]
+fn both_families() {
+    let node = dual_stack();
     let (one, two) = (namespace("one"), namespace("two"));
     let result = node.add("one", &one).unwrap();
     node.add("two", &two).unwrap();

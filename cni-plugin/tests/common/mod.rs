@@ -153,7 +153,7 @@ impl Node {
         String::from_utf8(run_in(self.ns.path(), list).unwrap().stdout).unwrap()
     }
 
-    /// A host beyond the node, 192.0.2.2, that knows no route to the pods; the node is 192.0.2.1.
+    /// A host beyond the node, 192.0.2.2 and 2001:db8::2, that knows no route to the pods; the node is 192.0.2.1 and 2001:db8::1.
     pub fn outside(&self) -> Named {
         let outside = namespace("outside");
         let file = std::fs::File::open(outside.path()).unwrap();
@@ -162,8 +162,12 @@ impl Node {
             let far = netlink.link_by_name("far").await.unwrap().unwrap();
             netlink.move_to_netns(far.index, &file).await.unwrap();
             give(&netlink, "uplink", "192.0.2.1/24").await;
+            give(&netlink, "uplink", "2001:db8::1/64").await;
         });
-        netlink(outside.path(), async |netlink| give(&netlink, "far", "192.0.2.2/24").await);
+        netlink(outside.path(), async |netlink| {
+            give(&netlink, "far", "192.0.2.2/24").await;
+            give(&netlink, "far", "2001:db8::2/64").await;
+        });
         outside
     }
 }
@@ -195,8 +199,8 @@ pub fn pings(from: &Named, to: &str) -> bool {
 }
 
 /// A server that tells each client the address it sees, and ends with the test process.
-pub fn serve(namespace: &Named, port: u16) {
-    let listener = run_in(namespace.path(), || TcpListener::bind(("0.0.0.0", port)).unwrap()).unwrap();
+pub fn serve(namespace: &Named, address: &str, port: u16) {
+    let listener = run_in(namespace.path(), || TcpListener::bind((address, port)).unwrap()).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();

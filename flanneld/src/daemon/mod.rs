@@ -192,11 +192,7 @@ async fn network_config(store: &dyn LeaseStore) -> Result<NetworkConfig> {
         let problem = match store.config().await {
             Ok(Some(text)) => {
                 let network = NetworkConfig::parse(&text).and_then(NetworkConfig::require_ipv4);
-                let network = network.context("the network config in etcd cannot be used")?;
-                if network.pools.v6.is_some() {
-                    bail!("the network config's EnableIPv6: IPv6 is not there yet; leave it out");
-                }
-                return Ok(network);
+                return network.context("the network config in etcd cannot be used");
             }
             Ok(None) => "there is no network config in etcd yet: put {\"Network\":\"10.42.0.0/16\"} at <prefix>/config".to_owned(),
             Err(error) => error.to_string(),

@@ -65,7 +65,7 @@ impl Node {
     /// Brings device, rules and subnet.env into the state that a lease asks for.
     pub(super) async fn settle(&mut self, owned: &Owned, follower: &Follower) -> Result<()> {
         // Before anything is carried: a data path without routes would drop what waits for it.
-        self.publish(follower, owned).await;
+        self.hand_out(follower, owned).await;
         self.carrier.start(owned.lease.subnets).await?;
         self.rules.put(&self.wanted_rules(owned))?;
         self.write_env(owned)?;
@@ -108,9 +108,13 @@ impl Node {
 
     /// Hands the picture of the leases to what carries packets, for as long as the own one is certainly ours.
     pub(super) async fn publish(&mut self, follower: &Follower, owned: &Owned) {
+        self.ready.set(self.carrier.is_alive());
+        self.hand_out(follower, owned).await;
+    }
+
+    async fn hand_out(&mut self, follower: &Follower, owned: &Owned) {
         self.metrics.leases.set(i64::try_from(follower.leases().count()).unwrap_or(i64::MAX));
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
-        self.ready.set(self.carrier.is_alive());
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
         let others = follower.leases().filter(|lease| !owned.is_of(&lease.public));
         let until = owned.safe_until().map(Instant::into_std);

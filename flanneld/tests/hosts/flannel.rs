@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hostnet::netns::run_in;
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -106,6 +106,14 @@ impl Flanneld {
         let first: Ipv4Network = field("FLANNEL_SUBNET=").parse().unwrap();
         let subnet = Ipv4Network::new(first.network(), first.prefix()).unwrap();
         (subnet, field("FLANNEL_MTU=").parse().unwrap())
+    }
+
+    /// The IPv6 subnet that it wrote, if there is one.
+    pub fn subnet6(&self) -> Option<Ipv6Network> {
+        let text = fs::read_to_string(&self.file).unwrap();
+        let first = text.lines().find_map(|line| line.strip_prefix("FLANNEL_IPV6_SUBNET="))?;
+        let first: Ipv6Network = first.parse().unwrap();
+        Some(Ipv6Network::new(first.network(), first.prefix()).unwrap())
     }
 
     /// What it logged, the runs before it on this host included.

@@ -1,14 +1,14 @@
 //! Switch, hosts and pods as namespaces, and etcd. All of it goes when the value does.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, PutOptions};
+use etcd_client::{Client, GetOptions, KeyValue, PutOptions};
 use hostnet::netns::{Named, run_in};
 use hostnet::{Netlink, Route, sysctl};
 use ipnetwork::IpNetwork;
@@ -23,6 +23,7 @@ pub const NETWORK: &str = r#"{"Network":"10.5.0.0/16"}"#;
 pub const SUBNETS: &str = "/coreos.com/network/subnets/";
 /// The switch on the hosts' network.
 const SWITCH: Ipv4Addr = Ipv4Addr::new(198, 18, 50, 254);
+const SWITCH6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x50, 0, 0, 0, 0, 0xfe);
 /// Tests look at clocks, so they take turns.
 static TURN: Mutex<()> = Mutex::new(());
 static LABS: AtomicU32 = AtomicU32::new(0);
@@ -52,6 +53,8 @@ pub struct Pod {
     pub ns: Named,
     /// Its address.
     pub ip: Ipv4Addr,
+    /// Its IPv6 address, if the network has that family.
+    pub ip6: Option<Ipv6Addr>,
 }
 
 impl Lab {
@@ -74,6 +77,37 @@ impl Lab {
         let lab = Lab { switch, hosts, etcd, dir, _turn: turn };
         lab.put("/coreos.com/network/config", NETWORK);
         lab
+    }
+
+    /// With so many hosts that have addresses and default routes of both families.
+    pub fn with_ipv6(count: u8) -> Lab {
+        let lab = Lab::with_hosts(count);
+        inside(lab.switch.path(), async || {
+            let netlink = Netlink::connect().unwrap();
+            let bridge = netlink.link_by_name("br0").await.unwrap().unwrap().index;
+            netlink.add_address(bridge, net(SWITCH6, 64)).await.unwrap();
+            sysctl::set("net/ipv6/conf/all/forwarding", "1").unwrap();
+        });
+        for host in &lab.hosts {
+            inside(host.ns.path(), async || {
+                let netlink = Netlink::connect().unwrap();
+                let eth0 = netlink.link_by_name("eth0").await.unwrap().unwrap().index;
+                netlink.add_address(eth0, net(host.ip6(), 64)).await.unwrap();
+                let default = Route::to(net(Ipv6Addr::UNSPECIFIED, 0));
+                netlink.replace_route(&Route { gateway: Some(SWITCH6.into()), ..default }).await.unwrap();
+            });
+        }
+        lab
+    }
+
+    /// All leases, key and value.
+    pub fn leases(&self) -> Vec<(String, String)> {
+        self.etcd(async |mut client| {
+            let listed = client.get(SUBNETS, Some(GetOptions::new().with_prefix())).await.unwrap();
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            let pair = |kv: &KeyValue| (text(&kv.key()[SUBNETS.len()..]), text(kv.value()));
+            listed.kvs().iter().map(pair).collect()
+        })
     }
 
     /// Two hosts that carry each other's packets, with a pod on each.
@@ -190,6 +224,7 @@ impl Lab {
         let pod = Pod {
             ns: Named::create(&format!("tw-{}-pod{host}-{}", std::process::id(), subnet.network())).unwrap(),
             ip: Ipv4Addr::from(u32::from(gateway) + 1),
+            ip6: daemon.subnet6().map(|subnet| Ipv6Addr::from(u128::from(subnet.network()) + 2)),
         };
         let end = File::open(pod.ns.path()).unwrap();
         inside(self.hosts[host].ns.path(), async || {
@@ -201,8 +236,18 @@ impl Lab {
             netlink.set_master(port, bridge).await.unwrap();
             netlink.set_mtu(bridge, mtu).await.unwrap();
             netlink.add_address(bridge, net(gateway, subnet.prefix())).await.unwrap();
+            if let Some(subnet) = daemon.subnet6() {
+                let gateway = Ipv6Addr::from(u128::from(subnet.network()) + 1);
+                netlink.add_address(bridge, net(gateway, subnet.prefix())).await.unwrap();
+            }
         });
-        inside(pod.ns.path(), async || connect("eth0", net(pod.ip, subnet.prefix()), gateway).await);
+        inside(pod.ns.path(), async || {
+            connect("eth0", net(pod.ip, subnet.prefix()), gateway).await;
+            if let (Some(ip), Some(subnet)) = (pod.ip6, daemon.subnet6()) {
+                let gateway = Ipv6Addr::from(u128::from(subnet.network()) + 1);
+                connect("eth0", net(ip, subnet.prefix()), gateway).await;
+            }
+        });
         pod
     }
 }
@@ -229,6 +274,11 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl Host {
+    /// Its IPv6 address on the hosts' network, in a lab that has them.
+    pub fn ip6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0x2001, 0xdb8, 0x50, 0, 0, 0, 0, self.ip.octets()[3].into())
+    }
+
     fn plug(switch: &Named, tag: &str, n: u8) -> Host {
         let host =
             Host { ns: Named::create(&format!("{tag}-h{n}")).unwrap(), ip: Ipv4Addr::new(198, 18, 50, n) };
@@ -303,12 +353,13 @@ fn etcd(switch: &Named, dir: &Path) -> Child {
 }
 
 /// Gives `lo` and an interface of this namespace what they need.
-async fn connect(name: &str, address: IpNetwork, gateway: Ipv4Addr) {
+async fn connect(name: &str, address: IpNetwork, gateway: impl Into<IpAddr>) {
     let netlink = Netlink::connect().unwrap();
     up(&netlink, "lo").await;
     let link = up(&netlink, name).await;
     netlink.add_address(link, address).await.unwrap();
-    let default = Route { gateway: Some(gateway.into()), ..Route::to(net(Ipv4Addr::UNSPECIFIED, 0)) };
+    let all = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    let default = Route { gateway: Some(gateway.into()), ..Route::to(all.parse().unwrap()) };
     netlink.replace_route(&default).await.unwrap();
 }
 
@@ -318,6 +369,6 @@ async fn up(netlink: &Netlink, name: &str) -> u32 {
     link.index
 }
 
-fn net(ip: Ipv4Addr, length: u8) -> IpNetwork {
+fn net(ip: impl Into<IpAddr>, length: u8) -> IpNetwork {
     IpNetwork::new(ip.into(), length).unwrap()
 }

@@ -37,6 +37,7 @@ mod claim;
 mod cost;
 mod damage;
 mod death;
+mod dual;
 mod extension;
 mod flags;
 mod flannel;

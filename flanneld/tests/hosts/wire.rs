@@ -15,12 +15,13 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// The EtherType.
+/// EtherTypes.
 const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
 /// flannel's port.
 pub const PORT: u16 = 8285;
 
-/// Looks at an interface until it is stopped, and keeps the IPv4 packets that it was asked for.
+/// Looks at an interface until it is stopped, and keeps the packets of one family that it was asked for.
 pub struct Capture {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Seen>>,
@@ -35,8 +36,23 @@ pub struct Seen {
 }
 
 impl Capture {
-    /// Begins; it is listening when this returns.
+    /// Begins, with IPv4 packets; it is listening when this returns.
     pub fn start(ns: &Path, interface: &str, wanted: impl Fn(&[u8]) -> bool + Send + 'static) -> Capture {
+        Capture::begin(ns, interface, IPV4, 28, wanted)
+    }
+
+    /// The same with IPv6 packets.
+    pub fn start6(ns: &Path, interface: &str, wanted: impl Fn(&[u8]) -> bool + Send + 'static) -> Capture {
+        Capture::begin(ns, interface, IPV6, 48, wanted)
+    }
+
+    fn begin(
+        ns: &Path,
+        interface: &str,
+        kind: u16,
+        least: usize,
+        wanted: impl Fn(&[u8]) -> bool + Send + 'static,
+    ) -> Capture {
         let (fd, index) = run_in(ns, || (packet_socket(), if_nametoindex(interface).unwrap())).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -47,8 +63,8 @@ impl Capture {
                 let Ok((length, from)) = recvfrom::<LinkAddr>(fd.as_raw_fd(), &mut frame) else { continue };
                 let Some(from) = from.filter(|from| from.ifindex() == index as usize) else { continue };
                 seen.frames += 1;
-                let (ip, is_ip) = (&frame[..length], from.protocol() == IPV4.to_be());
-                if is_ip && ip.len() >= 28 && wanted(ip) {
+                let (ip, is_ip) = (&frame[..length], from.protocol() == kind.to_be());
+                if is_ip && ip.len() >= least && wanted(ip) {
                     seen.kept.push(ip.to_vec());
                 }
             }
