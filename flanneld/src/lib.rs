@@ -17,6 +17,7 @@ pub mod http;
 pub mod iface;
 pub mod lease;
 pub mod logging;
+pub mod look;
 pub mod masquerade;
 pub mod notify;
 pub mod path_mtu;

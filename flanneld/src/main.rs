@@ -12,6 +12,12 @@ fn main() -> ExitCode {
         eprintln!("v{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
+    if let Some(look) = &cli.look {
+        return flanneld::look::run(look, &cli.subnet_file).unwrap_or_else(|error| {
+            eprintln!("flanneld: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
     cli.logging().init();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,6 +24,7 @@ use crate::family::{Dual, Family};
 use crate::iface::{self, External, Wanted};
 use crate::lease::features::Feature;
 use crate::lease::key::{Advert, Lease};
+use crate::look::status as told;
 use crate::route::{Handle, Table};
 
 /// What every link of IPv6 must take in one piece (RFC 8200 section 5).
@@ -188,6 +189,35 @@ impl Carrier {
             Way::Ipip(device) => device.mtu(),
             Way::HostGw | Way::Extension(_) | Way::Nothing => self.external.link.mtu,
         }
+    }
+
+    /// What it tells of itself.
+    pub fn told(&self) -> (told::Interface, told::Network) {
+        let tunnel =
+            |kind, tunnel: &Tunnel| (kind, Some(tunnel.address.port()), Some(tunnel.device.to_owned()));
+        let (backend, port, device) = match &self.way {
+            Way::Udp(it) => tunnel("udp", it),
+            Way::Wireguard(it, _) => tunnel("wireguard", it),
+            Way::Vxlan(vxlan) => {
+                (vxlan::TYPE, Some(vxlan.options.port), Some(vxlan.options.device(Family::V4)))
+            }
+            Way::Ipip(_) => (ipip::TYPE, None, Some(ipip::DEVICE.to_owned())),
+            Way::HostGw => (host_gw::TYPE, None, None),
+            Way::Extension(_) => ("extension", None, None),
+            Way::Nothing => ("alloc", None, None),
+        };
+        let interface = told::Interface {
+            name: self.external.link.name.clone(),
+            index: self.external.link.index,
+            addresses: self.external.address.values().copied().collect(),
+            public_ips: self.external.public.values().copied().collect(),
+            mtu: self.external.link.mtu,
+        };
+        let (backend, mtu) = (backend.to_owned(), self.mtu());
+        (
+            interface,
+            told::Network { networks: self.networks.values().copied().collect(), backend, port, device, mtu },
+        )
     }
 
     /// Whether packets are carried.

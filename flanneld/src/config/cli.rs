@@ -12,6 +12,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::datapath::path::Level;
 use crate::logging::{At, Modules};
+use crate::look::Look;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -21,9 +22,15 @@ use crate::logging::{At, Modules};
     after_help = "Each flag may also be given as a variable: --etcd-prefix as FLANNELD_ETCD_PREFIX. A flag goes before its variable.",
     disable_version_flag = true,
     // As with Go's flags the last one counts.
-    args_override_self = true
+    args_override_self = true,
+    disable_help_subcommand = true,
+    subcommand_help_heading = "Commands that look into a running flanneld",
+    subcommand_value_name = "COMMAND"
 )]
 pub struct Cli {
+    /// In place of running the daemon
+    #[command(subcommand)]
+    pub look: Option<Look>,
     /// Comma-delimited list of etcd endpoints
     #[arg(
         long,
@@ -192,11 +199,12 @@ pub struct Cli {
     /// Filename where env variables (subnet, MTU, …) will be written to
     #[arg(
         long,
+        global = true,
         env = "FLANNELD_SUBNET_FILE",
         default_value = "/run/flannel/subnet.env",
         help_heading = "What others read"
     )]
-    pub(super) subnet_file: PathBuf,
+    pub subnet_file: PathBuf,
     /// The IP address for healthz server to listen
     #[arg(long, env = "FLANNELD_HEALTHZ_IP", default_value = "0.0.0.0", help_heading = "What others read")]
     pub(super) healthz_ip: IpAddr,
@@ -294,8 +302,12 @@ impl Cli {
 fn two_dashes(arg: String) -> String {
     let name = arg.strip_prefix('-').filter(|rest| !rest.starts_with('-') && rest.len() > 1);
     match name {
-        // `-v=2` and `-v2` stay short.
-        Some(name) if !is_verbosity(name) && name.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+        // `-v=2` and `-v2` stay short, and so does `-o=json`.
+        Some(name)
+            if !is_verbosity(name)
+                && name.as_bytes().get(1) != Some(&b'=')
+                && name.starts_with(|c: char| c.is_ascii_alphabetic()) =>
+        {
             format!("--{name}")
         }
         _ => arg,

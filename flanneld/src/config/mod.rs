@@ -7,7 +7,7 @@ mod table;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::backend::udp;
@@ -52,8 +52,13 @@ pub struct Config {
 impl Config {
     /// The socket by which this host's flanneld is spoken to, beside the subnet file.
     pub fn socket(&self) -> PathBuf {
-        self.subnet_file.with_extension("sock")
+        socket(&self.subnet_file)
     }
+}
+
+/// The socket of the flanneld with this subnet file.
+pub fn socket(subnet_file: &Path) -> PathBuf {
+    subnet_file.with_extension("sock")
 }
 
 /// How the external interface is found; the first of these that is given counts.
@@ -228,6 +233,33 @@ mod tests {
         assert_eq!(config.etcd.prefix, "/b");
         assert_eq!(config.iface, IfaceChoice::Named(vec!["a".into(), "b".into()]));
         assert_eq!(config.socket(), PathBuf::from("/run/flannel/subnet.sock"));
+    }
+
+    #[test]
+    fn commands_stand_beside_the_flags() {
+        let parse = |args: &str| Cli::try_from_args(args.split(' ').map(str::to_owned)).unwrap();
+        assert!(parse("flanneld -ip-masq -v=2").look.is_none());
+        let status = parse("flanneld status -o=json -subnet-file=/tmp/x.env");
+        assert_eq!(status.subnet_file, PathBuf::from("/tmp/x.env"));
+        for args in [
+            "flanneld --subnet-file /tmp/x.env status -o json",
+            "flanneld capture -peer 192.0.2.2 -pod=10.5.2.2 -port 80 -proto tcp -c 5 -w=/tmp/x.pcapng",
+            "flanneld ping -trace 10.5.2.2",
+            "flanneld ping -c=3 --s 1472 10.5.2.2",
+        ] {
+            assert!(parse(args).look.is_some(), "{args}");
+        }
+        for args in [
+            "status --ip-masq",
+            "ping 10.5.2",
+            "ping --trace",
+            "capture --port 99999",
+            "capture --proto x",
+            "stat",
+        ] {
+            let args = ["flanneld"].into_iter().chain(args.split(' '));
+            assert!(Cli::try_from_args(args.clone().map(str::to_owned)).is_err(), "{args:?}");
+        }
     }
 
     #[test]

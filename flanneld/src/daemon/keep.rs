@@ -87,6 +87,7 @@ impl Node {
         loop {
             tokio::select! {
                 item = feed.next() => {
+                    let read = Instant::now();
                     match absorb(item, follower, owned, &self.keeper) {
                         Fate::Ours => {}
                         Fate::Claimed => renewal.at_once(),
@@ -94,6 +95,7 @@ impl Node {
                         Fate::Doubtful => return End::Doubtful,
                     }
                     self.publish(follower, owned).await;
+                    self.converged(read);
                 }
                 renewed = renewal.next(owned) => match renewed {
                     Some(renewed) => {

@@ -40,7 +40,9 @@ use crate::lease::etcd::Etcd;
 use crate::lease::follow::Follower;
 use crate::lease::holder;
 use crate::lease::keeper::{Keeper, KeeperError, Owned, Settings};
+use crate::lease::observed::{Health, Observed};
 use crate::lease::store::LeaseStore;
+use crate::look::board::Board;
 use crate::notify;
 use crate::subnet_env;
 use metrics::Metrics;
@@ -94,12 +96,14 @@ async fn meet(config: &Config) -> Result<Option<Predecessor>> {
 async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Successor> {
     let mut registry = Registry::default();
     let meters = Meters::register(&mut registry);
-    let metrics = Metrics::register(&mut registry);
+    let health = Health::default();
+    let metrics = Metrics::register(&mut registry, &health);
     let (ready, registry) = (Ready::default(), Arc::new(registry));
-    let start = start(&config, meters);
+    let board = Board::new(config.subnet_file.clone(), meters.clone(), ready.clone(), health.clone());
+    let start = start(&config, meters, (&board, health));
     let (mut place, mut started, inherited) = match &mut predecessor {
         None => {
-            let mut place = Place::open(&config, ready.clone(), registry, None).await?;
+            let mut place = Place::open(&config, &board, registry, None).await?;
             match place.unless_left(start).await {
                 Ok(started) => (place, started?, None),
                 Err(successor) => return Ok(successor),
@@ -118,7 +122,7 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
                 }
             };
             let health = inherited.as_mut().and_then(|inherited| inherited.health.take());
-            (Place::open(&config, ready.clone(), registry, health).await?, started, inherited)
+            (Place::open(&config, &board, registry, health).await?, started, inherited)
         }
     };
     let keeper = started.keeper;
@@ -137,7 +141,7 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
         }
     };
     let host = node::Host { config, changes: started.changes, network: started.network };
-    let mut node = Node::new(host, started.carrier, keeper, metrics, ready);
+    let mut node = Node::new(host, started.carrier, keeper, (metrics, board), ready);
     node.settle(&owned, &started.follower).await?;
     notify::ready();
     // For as long as this connection lasts the other one stands by.
@@ -158,10 +162,11 @@ struct Started {
     keeper: Keeper,
 }
 
-async fn start(config: &Config, meters: Meters) -> Result<Started> {
+async fn start(config: &Config, meters: Meters, (board, health): (&Board, Health)) -> Result<Started> {
     let netlink = Netlink::connect()?;
     let changes = Changes::listen()?;
-    let store: Arc<dyn LeaseStore> = Arc::new(Etcd::connect(&config.etcd).await?);
+    let etcd: Arc<dyn LeaseStore> = Arc::new(Etcd::connect(&config.etcd).await?);
+    let store: Arc<dyn LeaseStore> = Arc::new(Observed::new(etcd, health));
     let network = network_config(store.as_ref()).await?;
     tracing::info!(network = %network.networks(), backend = ?network.backend, "found network config");
     let families: Vec<Family> = network.pools.iter().map(|(family, _)| family).collect();
@@ -171,8 +176,11 @@ async fn start(config: &Config, meters: Meters) -> Result<Started> {
     let follower = leases(store.as_ref(), &network).await;
     let known = follower.leases().cloned().collect();
     let carrier =
-        Carrier::prepare(netlink, &network, external.clone(), (config.datapath, meters), known).await?;
+        Carrier::prepare(netlink.clone(), &network, external.clone(), (config.datapath, meters), known)
+            .await?;
     let carrier = carrier.with_blackhole(config.blackhole);
+    board.netlink(netlink);
+    board.facts(carrier.told());
     let settings = Settings {
         network: network.clone(),
         public: external.public,

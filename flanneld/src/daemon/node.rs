@@ -14,6 +14,7 @@ use crate::config::network::NetworkConfig;
 use crate::http::Ready;
 use crate::lease::follow::Follower;
 use crate::lease::keeper::{Keeper, Owned};
+use crate::look::board::Board;
 use crate::masquerade::{Guard, Rules};
 use crate::subnet_env::SubnetEnv;
 
@@ -30,6 +31,7 @@ pub(super) struct Node {
     carrier: Carrier,
     pub(super) keeper: Keeper,
     metrics: Metrics,
+    board: Board,
     ready: Ready,
     rules: Guard,
     /// When everything is looked at, whether somebody told of a change or not.
@@ -48,18 +50,30 @@ pub(super) enum Look {
 }
 
 impl Node {
-    pub(super) fn new(host: Host, carrier: Carrier, keeper: Keeper, metrics: Metrics, ready: Ready) -> Node {
+    pub(super) fn new(
+        host: Host,
+        carrier: Carrier,
+        keeper: Keeper,
+        (metrics, board): (Metrics, Board),
+        ready: Ready,
+    ) -> Node {
         Node {
             host,
             carrier,
             keeper,
             metrics,
+            board,
             ready,
             rules: Guard::default(),
             whole_look: Instant::now(),
             told: Told::default(),
             interface: Told::default(),
         }
+    }
+
+    /// Notes how long it took until packets went by some news.
+    pub(super) fn converged(&self, since: Instant) {
+        self.metrics.convergence.observe(since.elapsed().as_secs_f64());
     }
 
     /// Brings device, rules and subnet.env into the state that a lease asks for.
@@ -75,6 +89,7 @@ impl Node {
 
     fn write_env(&self, owned: &Owned) -> Result<()> {
         let mtu = self.carrier.mtu();
+        self.board.facts(self.carrier.told());
         let env = SubnetEnv {
             networks: self.host.network.networks(),
             subnets: owned.lease.subnets,
@@ -101,6 +116,7 @@ impl Node {
     /// Forwards nothing until there are routes again.
     pub(super) async fn stand_still(&mut self, lost: &Owned) {
         self.ready.set(false);
+        self.board.own(None);
         if let Err(error) = self.carrier.withdraw(lost.lease.subnets).await {
             tracing::error!("cannot take the routes away: {error:#}");
         }
@@ -115,6 +131,8 @@ impl Node {
     async fn hand_out(&mut self, follower: &Follower, owned: &Owned) {
         self.metrics.leases.set(i64::try_from(follower.leases().count()).unwrap_or(i64::MAX));
         self.metrics.bad.set(i64::try_from(follower.bad_count()).unwrap_or(i64::MAX));
+        self.board.own(Some(owned));
+        self.board.leases(follower, owned);
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
         let others = follower.leases().filter(|lease| !owned.is_of(&lease.public));
         let until = owned.safe_until().map(Instant::into_std);
@@ -130,6 +148,7 @@ impl Node {
         let now = Instant::now();
         let left = owned.safe_until().map(|until| until.saturating_duration_since(now).as_secs_f64());
         self.metrics.until.set(left.unwrap_or(f64::INFINITY));
+        self.metrics.age.set(self.board.lease_age().unwrap_or(0.0));
         // Asked in any case: what was told of until now is looked at now.
         let changed = self.host.changes.any(&self.carrier.devices());
         let (mut mended, mut found) = (Ok(()), Look::Same);

@@ -13,13 +13,14 @@ use prometheus_client::registry::Registry;
 use super::socket::Socket;
 use super::succession::{Bequest, Successor};
 use crate::config::Config;
-use crate::http::{Health, Ready};
+use crate::http::Health;
 use crate::lease::keeper::Passed;
+use crate::look::board::Board;
 
 /// See the module.
 pub(super) struct Place {
     path: PathBuf,
-    ready: Ready,
+    board: Board,
     socket: Socket,
     health: Option<Health>,
 }
@@ -28,17 +29,17 @@ impl Place {
     /// Takes it; `health` is the health server's socket if another process passed it on.
     pub(super) async fn open(
         config: &Config,
-        ready: Ready,
+        board: &Board,
         registry: Arc<Registry>,
         health: Option<TcpListener>,
     ) -> Result<Place> {
         let health = match config.healthz {
-            Some(address) => Some(Health::open(address, health, ready.clone(), registry).await?),
+            Some(address) => Some(Health::open(address, health, board.readiness(), registry).await?),
             None => None,
         };
         let path = config.socket();
-        let socket = Socket::open(&path, ready.clone())?;
-        Ok(Place { path, ready, socket, health })
+        let socket = Socket::open(&path, board)?;
+        Ok(Place { path, board: board.clone(), socket, health })
     }
 
     /// The next process that wants it. May be dropped half-way and called again.
@@ -70,7 +71,7 @@ impl Place {
             health.resume();
         }
         // The other one may have put its own in place of it.
-        match Socket::open(&self.path, self.ready.clone()) {
+        match Socket::open(&self.path, &self.board) {
             Ok(socket) => self.socket = socket,
             Err(error) => tracing::error!("{error:#}"),
         }

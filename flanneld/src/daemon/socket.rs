@@ -3,6 +3,7 @@
 //!
 //! - `ready`: whether packets are carried; answered by `ready` or `not ready`.
 //! - `wait`: no answer, but the connection lasts as long as this flanneld has the place.
+//! - `status`: what it knows, a line of JSON; see [`crate::look`].
 //! - `take-over` and a request in JSON: a successor; see [`super::succession`].
 
 use std::fs;
@@ -20,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::succession::{Line, Successor};
-use crate::http::Ready;
+use crate::look::board::Board;
 
 /// Connections at a time.
 const MOST: usize = 16;
@@ -36,11 +37,11 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Opens it in place of what is there.
-    pub(super) fn open(path: &Path, ready: Ready) -> Result<Socket> {
+    pub(super) fn open(path: &Path, board: &Board) -> Result<Socket> {
         let listener = bind(path).with_context(|| format!("cannot open the socket {}", path.display()))?;
         // One at a time: a second successor waits until the first one has given up.
         let (sender, successors) = mpsc::channel(1);
-        Ok(Socket { successors, task: tokio::spawn(serve(listener, ready, sender)) })
+        Ok(Socket { successors, task: tokio::spawn(serve(listener, board.clone(), sender)) })
     }
 
     /// The next process that wants the place. May be dropped half-way and called again.
@@ -72,7 +73,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve(listener: UnixListener, ready: Ready, successors: mpsc::Sender<Successor>) {
+async fn serve(listener: UnixListener, board: Board, successors: mpsc::Sender<Successor>) {
     let places = Arc::new(Semaphore::new(MOST));
     // Ends all connections with the socket.
     let mut connections = tokio::task::JoinSet::new();
@@ -81,10 +82,10 @@ async fn serve(listener: UnixListener, ready: Ready, successors: mpsc::Sender<Su
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (ready, successors) = (ready.clone(), successors.clone());
+                let (board, successors) = (board.clone(), successors.clone());
                 connections.spawn(async move {
                     // One that breaks off is its own matter.
-                    let _ = answer(stream, &ready, &successors).await;
+                    let _ = answer(stream, &board, &successors).await;
                     drop(place);
                 });
             }
@@ -98,13 +99,19 @@ async fn serve(listener: UnixListener, ready: Ready, successors: mpsc::Sender<Su
 
 async fn answer(
     mut stream: UnixStream,
-    ready: &Ready,
+    board: &Board,
     successors: &mpsc::Sender<Successor>,
 ) -> io::Result<()> {
     let mut line = Line::default();
     let question = timeout(PATIENCE, line.read(&stream)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     match question.split_once(' ').unwrap_or((&question, "")) {
-        ("ready", _) => stream.write_all(if ready.get() { b"ready\n" } else { b"not ready\n" }).await,
+        ("ready", _) => stream.write_all(if board.ready() { b"ready\n" } else { b"not ready\n" }).await,
+        ("status", _) => {
+            let mut line = serde_json::to_vec(&board.status().await)?;
+            line.push(b'\n');
+            // Whoever asks and does not read holds a place for so long.
+            timeout(PATIENCE, stream.write_all(&line)).await.map_err(|_| io::ErrorKind::TimedOut)?
+        }
         ("wait", _) => stream.read(&mut [0]).await.map(drop),
         ("take-over", request) => {
             if let Ok(request) = serde_json::from_str(request) {

@@ -48,6 +48,12 @@ pub enum Feature {
     UdpGro,
 }
 
+impl Feature {
+    /// All of them.
+    pub const ALL: [Feature; 5] =
+        [Feature::TunTso, Feature::TunUso, Feature::Join, Feature::UdpGso, Feature::UdpGro];
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Label {
     feature: Feature,
@@ -85,6 +91,11 @@ impl Path {
     /// Whether it is in use.
     pub fn uses(&self, feature: Feature) -> bool {
         self.used.get_or_create_owned(&Label { feature }).get() == 1
+    }
+
+    /// How many queues there are; 0: the data path does not run.
+    pub fn queues(&self) -> usize {
+        usize::try_from(self.queues.get()).unwrap_or(0)
     }
 
     /// Says how many queues there are.

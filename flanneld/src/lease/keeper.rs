@@ -77,6 +77,16 @@ pub struct Passed {
 }
 
 impl Owned {
+    /// When it was asked for: taken or renewed.
+    pub fn asked(&self) -> Instant {
+        self.asked
+    }
+
+    /// When it ends in the store, at the earliest; none: never.
+    pub fn end(&self) -> Option<Instant> {
+        (!self.reserved).then(|| self.asked + self.ttl)
+    }
+
     /// Until when it is certainly ours: its end, counted from before it was asked for, less a tenth for clocks that drift.
     pub fn safe_until(&self) -> Option<Instant> {
         (!self.reserved).then(|| self.asked + self.ttl.mul_f64(0.9))

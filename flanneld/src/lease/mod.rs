@@ -4,7 +4,8 @@
 //! - [`features`]: what a node can take beyond what every flannel can.
 //! - [`allocate`]: which subnet to try (pure). [`follow`]: what the others have (pure).
 //! - [`keeper`]: takes the own lease, renews it, takes a new one when it is lost.
-//! - [`store`]: what the keeper needs of etcd, as a trait; [`etcd`] and [`memory`] are it, and one suite tests both.
+//! - [`store`]: what the keeper needs of etcd, as a trait; [`etcd`] and [`memory`] are it, and one suite tests both; [`observed`] notes how it
+//!   answers.
 
 pub mod allocate;
 #[cfg(test)]
@@ -16,6 +17,7 @@ pub mod holder;
 pub mod keeper;
 pub mod key;
 pub mod memory;
+pub mod observed;
 pub mod store;
 
 pub use key::Lease;

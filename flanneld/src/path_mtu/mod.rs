@@ -243,3 +243,76 @@ fn hand_on(peer: SocketAddrV4, way: &Way, limit: Option<u32>) {
         None => tracing::info!(%peer, "the way to a peer takes what the interface takes"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::Table;
+
+    fn paths(peers: u32) -> Paths {
+        let routes = Handle::default();
+        let net = |n: u32| format!("10.{}.{}.0/24", 64 + (n >> 8), n & 255).parse().unwrap();
+        let at = |n: u32| SocketAddrV4::new(Ipv4Addr::from(0xc612_0000 + n), 8285);
+        routes.publish(Table::new("10.5.1.0/24".parse().ok(), (0..peers).map(|n| (net(n), at(n)))));
+        let (address, own) = ("198.18.50.1:8285".parse().unwrap(), [10, 5, 1, 0].into());
+        let parts = Parts { voice: Voice::default(), address, own, routes, meters: Meters::default() };
+        Paths { parts, mtu: Arc::new(AtomicU32::new(1472)), peers: HashMap::new() }
+    }
+
+    fn ways(paths: &Paths, act: impl Fn(&Way)) {
+        let table = paths.parts.routes.at(Instant::now());
+        table.peers().for_each(|(_, hop)| act(table.way(hop).unwrap()));
+    }
+
+    #[test]
+    fn thousands_of_peers_are_asked_one_after_the_other_and_none_is_forgotten() {
+        let mut paths = paths(4000);
+        let mut now = Instant::now();
+        assert!(!paths.tick(now) && paths.peers.is_empty(), "nothing goes anywhere");
+        ways(&paths, |way| way.used(1472));
+        let mut ticks = 0;
+        while paths.tick(now) {
+            let asking = paths.peers.values_mut().filter(|peer| peer.search.is_asking());
+            assert!(asking.map(|peer| peer.search.answered(1472, now)).count() <= MOST_QUESTIONS);
+            (now, ticks) = (now + WAIT, ticks + 1);
+        }
+        assert_eq!((paths.peers.len(), ticks), (4000, 4000_usize.div_ceil(MOST_QUESTIONS)));
+        paths.parts.routes.publish(Table::default());
+        paths.tick(now);
+        assert!(paths.peers.is_empty(), "what is known of peers that are gone is forgotten");
+    }
+
+    #[test]
+    fn what_is_heard_counts_only_if_it_is_about_a_peer_and_from_it() {
+        let mut paths = paths(2);
+        let now = Instant::now();
+        ways(&paths, |way| way.used(100));
+        paths.tick(now);
+        let [here, there] = ["198.18.50.1:8285", "198.18.0.0:8285"].map(|at| at.parse().unwrap());
+        let told = |from, to| Heard::TooLong { router: Ipv4Addr::LOCALHOST, from, to, mtu: 1272 };
+        let limits = |paths: &Paths| {
+            let mut all: Vec<_> = paths.peers.values().map(|peer| peer.search.limit()).collect();
+            all.sort();
+            all
+        };
+        paths.heard(told(there, there), now);
+        paths.heard(told(here, "198.18.9.9:8285".parse().unwrap()), now);
+        assert_eq!((limits(&paths), paths.parts.meters.ignored.get()), (vec![None, None], 2));
+        paths.heard(told(here, there), now);
+        assert_eq!((limits(&paths), paths.parts.meters.believed.get()), (vec![None, Some(1272)], 1));
+
+        let peer = &paths.peers[&there];
+        let right = Question { from: [10, 5, 1, 0].into(), to: peer.tunnel, size: 1472, secret: peer.secret };
+        for wrong in [
+            Question { secret: [0; message::SECRET], ..right },
+            Question { from: [10, 5, 1, 9].into(), ..right },
+            Question { to: [10, 64, 1, 0].into(), ..right },
+            Question { to: [10, 99, 1, 0].into(), ..right },
+        ] {
+            paths.heard(Heard::Answer(wrong), now);
+            assert_eq!(limits(&paths), [None, Some(1272)], "{wrong:?}");
+        }
+        paths.heard(Heard::Answer(right), now);
+        assert_eq!(limits(&paths), [None, None]);
+    }
+}

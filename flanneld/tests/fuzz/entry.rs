@@ -1,5 +1,7 @@
 //! The entry points: bytes in, and a panic if a rule is broken. `cargo fuzz` targets and the test call the same functions.
 
+#[path = "narrow.rs"]
+pub mod narrow;
 #[path = "sealed.rs"]
 pub mod sealed;
 
@@ -21,13 +23,15 @@ use flanneld::route::Table;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 8] = [
     ("packet", packet),
     ("super_packet", super_packet),
     ("flow", flow),
     ("lease", lease),
     ("config", config),
     ("sealed", sealed::sealed),
+    ("narrow", narrow::narrow),
+    ("icmp", narrow::icmp),
 ];
 
 const PEER: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(192, 0, 2, 2), 8285);

@@ -82,3 +82,13 @@ fn configs() {
 fn sealed() {
     fuzz("sealed", TEXTS);
 }
+
+#[test]
+fn narrow_ways() {
+    fuzz("narrow", PACKETS / 4);
+}
+
+#[test]
+fn icmp_messages() {
+    fuzz("icmp", PACKETS / 4);
+}

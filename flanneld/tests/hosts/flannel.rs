@@ -71,6 +71,26 @@ impl Flanneld {
         Flanneld { child, host: ns, file, log }
     }
 
+    /// Looks into it: one of flanneld's other commands, on its host; whether it succeeded, and what it printed.
+    pub fn look(&self, args: &[&str]) -> (bool, String) {
+        let mut command = self.look_command(args);
+        let done = run_in(&self.host, || command.output().unwrap()).unwrap();
+        let text = [done.stdout, done.stderr].concat();
+        (done.status.success(), String::from_utf8(text).unwrap())
+    }
+
+    /// The same, started and left alone.
+    pub fn look_on(&self, args: &[&str]) -> Child {
+        let mut command = self.look_command(args);
+        run_in(&self.host, || command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).unwrap()
+    }
+
+    fn look_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+        command.args(args).arg("--subnet-file").arg(&self.file);
+        command
+    }
+
     /// Waits until it carries packets; how long that took.
     pub fn wait_ready(&self) -> Duration {
         within(Duration::from_secs(20), "flanneld is ready", || {

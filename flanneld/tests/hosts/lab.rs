@@ -148,6 +148,16 @@ impl Lab {
         run_in(self.switch.path(), || hostnet::nft::apply(&rules)).unwrap().unwrap();
     }
 
+    /// Pulls a host's cable.
+    pub fn unplug(&self, host: usize) {
+        let port = format!("h{}", host + 1);
+        inside(self.switch.path(), async || {
+            let netlink = Netlink::connect().unwrap();
+            let port = netlink.link_by_name(&port).await.unwrap().unwrap();
+            netlink.set_up(port.index, false).await.unwrap();
+        });
+    }
+
     /// Lets the link to an address be one of so many bytes: the switch, as the router to it, says so of longer packets.
     pub fn narrow(&self, ip: Ipv4Addr, mtu: u32) {
         inside(self.switch.path(), async || {

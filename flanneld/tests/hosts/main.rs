@@ -47,6 +47,7 @@ mod heal;
 mod inject;
 mod ipip;
 mod lab;
+mod look;
 mod moving;
 mod mtu;
 mod nat;

@@ -113,8 +113,8 @@ impl Engine {
     }
 }
 
-/// See [`Engine::voice`].
-#[derive(Debug, Clone)]
+/// See [`Engine::voice`]. The default one has no data path and says nothing.
+#[derive(Debug, Clone, Default)]
 pub struct Voice(Weak<Shared>);
 
 impl Voice {

@@ -13,7 +13,8 @@ use crate::datapath::outbox::{Message, Outbox};
 use crate::datapath::path::{Feature, Path};
 use crate::route::Hop;
 
-/// Next hops to which messages are not cut by the kernel, since the way there is narrower than the interface.
+/// Next hops to which messages are not cut by the kernel: the interface takes less than it did, and the pods don't know yet; or, with
+/// sealed packets, the way there is narrower than the interface.
 const MOST_NARROW: usize = 64;
 /// After so many packets it is tried again.
 const NARROW_FOR: u32 = 100_000;
