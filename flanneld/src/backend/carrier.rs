@@ -299,7 +299,7 @@ impl Carrier {
         if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
             tunnel.engine = None;
         }
-        if let Way::Extension(extension) = &self.way {
+        if let Way::Extension(extension) = &mut self.way {
             extension.start(&self.networks, &own, &self.external.public).await?;
         }
         self.mend(own).await

@@ -33,11 +33,14 @@ fn lines(file: &Path) -> Vec<String> {
 fn the_users_commands_carry_the_packets() {
     let lab = Lab::with_hosts(2);
     let log = lab.dir.path().join("told");
-    let after = script(&lab, "after", &format!("echo $0 $NETWORK $SUBNET $PUBLIC_IP >> {}", log.display()));
+    let after = format!("sleep 1; echo after $NETWORK $SUBNET $PUBLIC_IP >> {}", log.display());
+    let after = script(&lab, "after", &after);
+    let add = format!("echo add $1 >> {}; exec ip route replace $1 via $2", log.display());
+    let add = script(&lab, "add", &add);
     configure(
         &lab,
         &format!(
-            r#""PreStartupCommand":"uname -n","PostStartupCommand":"{after}","SubnetAddCommand":"ip route replace $SUBNET via ${{PUBLIC_IP}}","SubnetRemoveCommand":"ip route del $SUBNET""#
+            r#""PreStartupCommand":"uname -n","PostStartupCommand":"{after}","SubnetAddCommand":"{add} $SUBNET ${{PUBLIC_IP}}","SubnetRemoveCommand":"ip route del $SUBNET""#
         ),
     );
     let mut daemons = [0, 1].map(|n| Flanneld::start(&lab, n, &[]));
@@ -50,7 +53,10 @@ fn the_users_commands_carry_the_packets() {
     let (subnet, mtu) = daemons[1].subnet();
     assert_eq!(mtu, 1500);
     let expected = format!("10.5.0.0/16 {subnet} {}", lab.hosts[1].ip);
-    assert!(lines(&log).iter().any(|line| line.ends_with(&expected)), "{:?}", lines(&log));
+    let told = lines(&log);
+    let at = |line: &str| told.iter().position(|l| l == line).unwrap_or_else(|| panic!("{line}: {told:?}"));
+    let (started, added) = (at(&format!("after {expected}")), at(&format!("add {}", daemons[0].subnet().0)));
+    assert!(started < added, "no node before the start: {told:?}");
     let key = format!("{SUBNETS}{}-24", subnet.network());
     let value = lab.etcd(async |mut client| {
         client.get(key.clone(), None).await.unwrap().kvs()[0].value_str().unwrap().to_owned()

@@ -108,7 +108,8 @@ pub struct Extension {
     options: Options,
     data: Option<String>,
     wanted: watch::Sender<Vec<Lease>>,
-    worker: JoinHandle<()>,
+    /// Runs from the first start on: no node is told of before the command that makes all ready.
+    worker: Option<JoinHandle<()>>,
 }
 
 impl Extension {
@@ -120,9 +121,7 @@ impl Extension {
             let wrote = command.run(&[], "", LIMIT).await.context("extension: PreStartupCommand")?;
             data = Some(serde_json::to_string(&wrote)?);
         }
-        let (wanted, news) = watch::channel(Vec::new());
-        let worker = tokio::spawn(follow(options.clone(), news));
-        Ok(Extension { options, data, wanted, worker })
+        Ok(Extension { options, data, wanted: watch::Sender::new(Vec::new()), worker: None })
     }
 
     /// What the own lease says.
@@ -131,18 +130,21 @@ impl Extension {
         Advert { kind: TYPE.to_owned(), data, ..Advert::default() }
     }
 
-    /// Runs the command that follows the lease.
+    /// Runs the command that follows the lease, and then those for the other nodes.
     pub async fn start(
-        &self,
+        &mut self,
         networks: &Dual<IpNetwork>,
         own: &Dual<IpNetwork>,
         public: &Dual<IpAddr>,
     ) -> Result<()> {
-        let Some(command) = &self.options.after else { return Ok(()) };
-        let variables =
-            [("NETWORK", text(&networks.v4)), ("SUBNET", text(&own.v4)), ("PUBLIC_IP", text(&public.v4))];
-        let wrote = command.run(&variables, "", LIMIT).await.context("extension: PostStartupCommand")?;
-        tracing::info!("extension: started: {wrote}");
+        if let Some(command) = &self.options.after {
+            let variables =
+                [("NETWORK", text(&networks.v4)), ("SUBNET", text(&own.v4)), ("PUBLIC_IP", text(&public.v4))];
+            let wrote = command.run(&variables, "", LIMIT).await.context("extension: PostStartupCommand")?;
+            tracing::info!("extension: started: {wrote}");
+        }
+        let (options, news) = (&self.options, &self.wanted);
+        self.worker.get_or_insert_with(|| tokio::spawn(follow(options.clone(), news.subscribe())));
         Ok(())
     }
 
@@ -158,7 +160,9 @@ impl Extension {
 
 impl Drop for Extension {
     fn drop(&mut self) {
-        self.worker.abort();
+        if let Some(worker) = &self.worker {
+            worker.abort();
+        }
     }
 }
 

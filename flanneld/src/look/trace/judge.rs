@@ -136,7 +136,7 @@ pub fn lease(to: IpAddr, status: &Status) -> (Finding, Option<&Peer>) {
         }
         None => {
             let says = format!(
-                "no lease covers {to}: no node has that subnet ({} others have one)",
+                "no lease covers {to}: no node has that subnet (other nodes with a lease: {})",
                 status.peers.len()
             );
             let next = "its node's flanneld is not running or has lost its lease, or the address is wrong: flanneld status lists the leases";
