@@ -25,17 +25,19 @@ test: deps deps-test test-unit test-e2e ## all tests: units, store conformance, 
 
 # Tests run in the dev profile: it checks arithmetic, and it compiles in a third of the time.
 test-unit: deps-test
+	cargo build -p kubelite --bin kubelite
 	cargo test --workspace --exclude e2e
 	cargo test -p e2e --lib --bins --test manifests --test invariants
 
 # The scenarios need the cluster; whatever happens, it is taken down again. All of them over flannel's udp backend and our store, those of
-# the pod network over the other backends and a real etcd too.
+# the pod network over the other backends, a real etcd, and with subnets from Kubernetes' nodes too.
 test-e2e: deps
 	cargo build --workspace --bins
 	$(DEVLAB) down
 	$(call scenarios,,$(SCENARIOS))
 	$(call scenarios,--backend=vxlan --datastore=etcd,--test pod_network)
 	$(call scenarios,--backend=host-gw,--test pod_network)
+	$(call scenarios,--subnets=kube,--test pod_network)
 
 scenarios = $(DEVLAB) up $(1) && cargo test -p e2e --no-fail-fast $(2) -- --test-threads=1; code=$$?; $(DEVLAB) down; exit $$code
 

@@ -27,6 +27,15 @@ const RUNTIME: &str = "/run/kubelite/containerd/containerd.sock";
 const DISK_MIB: u64 = 512;
 const TOOLS: [&str; 6] = ["containerd", "runc", "ctr", "nft", "ip", "tcpdump"];
 
+/// Where flannel's subnets come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Subnets {
+    /// flanneld takes them in etcd
+    Etcd,
+    /// A controller gives them to the nodes (spec.podCIDR)
+    Kube,
+}
+
 /// The lab of one checkout, in its folder `.lab`.
 #[derive(Debug, Clone)]
 pub struct Lab {
@@ -92,7 +101,7 @@ impl Lab {
     }
 
     /// Brings everything up, step by step; on a lab that is up already it only says so.
-    pub fn up(&self, datastore: Datastore, backend: &str) -> Result<()> {
+    pub fn up(&self, datastore: Datastore, backend: &str, subnets: Subnets) -> Result<()> {
         check_machine()?;
         fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
         check_disk(&self.dir)?;
@@ -109,6 +118,9 @@ impl Lab {
         first.start()?;
         let mut flags = datastore.start(&first)?;
         flags.push(format!("--flannel-backend={backend}"));
+        if subnets == Subnets::Kube {
+            flags.push("--allocate-node-cidrs".to_owned());
+        }
         first.spawn("kubelite.log", &images::binary("kubelite")?, &server_arguments(&flags))?;
         self.step("node1: kubelite server started");
         self.wait_for_server()?;
@@ -120,7 +132,10 @@ impl Lab {
         self.step("node2, node3: kubelite agent started");
         self.load_images(1..=HOSTS, &archives)?;
         self.step("images loaded into each node");
-        self.apply("manifests/kube-flannel.yaml")?;
+        match subnets {
+            Subnets::Etcd => self.apply("manifests/kube-flannel.yaml")?,
+            Subnets::Kube => self.apply_kube_flannel(backend)?,
+        }
         self.step("flannel applied as a DaemonSet");
         self.wait_for_nodes(HOSTS)?;
         self.step("three nodes are Ready");
@@ -168,6 +183,15 @@ impl Lab {
     pub fn step(&self, text: &str) {
         let seconds = self.started.elapsed().as_secs_f32();
         eprintln!("[{seconds:5.1} s] {text}");
+    }
+
+    /// The manifest without etcd, with another backend in its network's configuration.
+    fn apply_kube_flannel(&self, backend: &str) -> Result<()> {
+        let file = self.dir.with_file_name("manifests/kube-flannel-kube-subnet-mgr.yaml");
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let changed = self.dir.join("kube-flannel.yaml");
+        fs::write(&changed, text.replace(r#""Type": "udp""#, &format!(r#""Type": "{backend}""#)))?;
+        self.apply(".lab/kube-flannel.yaml")
     }
 
     /// Applies a manifest of this checkout with kubectl.

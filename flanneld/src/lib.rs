@@ -12,6 +12,7 @@ pub mod chance;
 pub mod config;
 pub mod daemon;
 pub mod datapath;
+pub mod docker_opts;
 pub mod family;
 pub mod http;
 pub mod iface;

@@ -3,10 +3,13 @@
 use std::process::ExitCode;
 
 use flanneld::config::Cli;
-use flanneld::daemon;
+use flanneld::{daemon, docker_opts};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    if let Some(code) = docker_opts::called(std::env::args()) {
+        return code;
+    }
     let cli = Cli::from_args(std::env::args());
     if cli.wants_version() {
         eprintln!("v{}", env!("CARGO_PKG_VERSION"));

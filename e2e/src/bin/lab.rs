@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use e2e::datastore::Datastore;
-use e2e::lab::Lab;
+use e2e::lab::{Lab, Subnets};
 use e2e::{host, images, measure, tour};
 
 /// Three hosts on one machine, with a kubelite cluster on them.
@@ -28,6 +28,9 @@ enum Verb {
         /// How flannel carries packets: udp, vxlan or host-gw
         #[arg(long, default_value = "udp")]
         backend: String,
+        /// Where flannel's subnets come from
+        #[arg(long, value_enum, default_value = "etcd")]
+        subnets: Subnets,
     },
     /// End it and remove all that it made
     Down,
@@ -74,8 +77,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     let lab = Lab::at(&std::env::current_dir()?)?;
     match cli.command {
-        Verb::Up { datastore, backend } => {
-            lab.up(datastore, &backend)?;
+        Verb::Up { datastore, backend, subnets } => {
+            lab.up(datastore, &backend, subnets)?;
             tour::show(&lab, &backend)
         }
         Verb::Down => {

@@ -19,7 +19,7 @@ use crate::look::Look;
 #[command(
     name = "flanneld",
     about = "A subnet per node from etcd, and pod packets carried in UDP",
-    after_help = "Each flag may also be given as a variable: --etcd-prefix as FLANNELD_ETCD_PREFIX. A flag goes before its variable.",
+    after_help = "Each flag may also be given as a variable: --etcd-prefix as FLANNELD_ETCD_PREFIX. A flag goes before its variable.\n\n`flanneld mk-docker-opts` (or a link of that name) writes options for the Docker daemon; -h lists its flags.",
     disable_version_flag = true,
     // As with Go's flags the last one counts.
     args_override_self = true,
@@ -105,7 +105,7 @@ pub struct Cli {
     #[arg(long, env = "FLANNELD_SUBNET_LEASE_TTL", default_value_t = 86400, help_heading = "Leases in etcd")]
     pub(super) subnet_lease_ttl: i64,
 
-    /// Not there yet: subnets from the Kubernetes API's nodes in place of etcd
+    /// Take subnets from Kubernetes' nodes (spec.podCIDR) in place of etcd; needs NODE_NAME, or POD_NAME and POD_NAMESPACE
     #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true, hide_possible_values = true, help_heading = "Subnets from Kubernetes")]
     pub(super) kube_subnet_mgr: Switch,
     /// Kubernetes API server URL; needed only outside of a pod or to override a kubeconfig's

@@ -1,6 +1,7 @@
 //! Flags and environment: flannel's names, flannel's rules. [`Cli`] is the syntax, [`Config`] the meaning.
 
 mod cli;
+mod kube;
 pub mod network;
 #[cfg(test)]
 mod table;
@@ -13,14 +14,15 @@ use std::time::Duration;
 use crate::backend::udp;
 use crate::family::{Dual, Family};
 use crate::lease::etcd::Access;
+use crate::lease::kube::Access as KubeAccess;
 use crate::logging;
 pub use cli::Cli;
 
 /// The meaning of the command line.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// How etcd is reached.
-    pub etcd: Access,
+    /// Where leases come from.
+    pub leases: Leases,
     /// How the interface is found.
     pub iface: IfaceChoice,
     /// The advertised addresses, where they are not the interface's own.
@@ -54,6 +56,15 @@ impl Config {
     pub fn socket(&self) -> PathBuf {
         socket(&self.subnet_file)
     }
+}
+
+/// Where leases come from.
+#[derive(Debug, Clone)]
+pub enum Leases {
+    /// They are taken in etcd.
+    Etcd(Access),
+    /// Kubernetes gives them to its nodes.
+    Kube(KubeAccess),
 }
 
 /// The socket of the flanneld with this subnet file.
@@ -113,12 +124,6 @@ impl Cli {
 
     /// Checks the values and reads the files that they name.
     pub fn config(self) -> Result<Config, BadConfig> {
-        if self.kube_subnet_mgr.0 {
-            return Err(bad(
-                "kube-subnet-mgr",
-                "leases from the Kubernetes API are not there yet; use etcd (--etcd-endpoints)",
-            ));
-        }
         if !self.iface_regex.is_empty() {
             return Err(bad("iface-regex", "is not there yet; name the interface by --iface"));
         }
@@ -134,7 +139,7 @@ impl Cli {
         };
         Ok(Config {
             iface: self.iface_choice(&public)?,
-            etcd: self.access()?,
+            leases: self.leases(|name| std::env::var(name).ok())?,
             public,
             subnet_file: self.subnet_file,
             renew_margin: Duration::from_secs(self.subnet_lease_renew_margin * 60),
@@ -148,6 +153,13 @@ impl Cli {
             take_over: self.take_over.0,
             healthz: (self.healthz_port != 0).then(|| SocketAddr::new(self.healthz_ip, self.healthz_port)),
         })
+    }
+
+    fn leases(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Leases, BadConfig> {
+        if self.kube_subnet_mgr.0 {
+            return Ok(Leases::Kube(kube::access(self, variable)?));
+        }
+        Ok(Leases::Etcd(self.access()?))
     }
 
     fn access(&self) -> Result<Access, BadConfig> {
@@ -212,8 +224,8 @@ mod tests {
             config(&["-ip-masq", "--iface=eth1", "-etcd-prefix", "/other", "--healthz-port=8081"]).unwrap();
         assert!(config.ip_masq && config.forward_rules && config.random_ports && !config.blackhole);
         assert_eq!(config.iface, IfaceChoice::Named(vec!["eth1".into()]));
-        assert_eq!(config.etcd.prefix, "/other");
-        assert_eq!(config.etcd.endpoints.len(), 2);
+        let Leases::Etcd(etcd) = config.leases else { panic!("{:?}", config.leases) };
+        assert_eq!((etcd.prefix.as_str(), etcd.endpoints.len()), ("/other", 2));
         assert_eq!(config.healthz.unwrap().port(), 8081);
     }
 
@@ -230,7 +242,7 @@ mod tests {
     #[test]
     fn the_last_of_a_flag_counts_and_interfaces_add_up() {
         let config = config(&["--etcd-prefix=/a", "--iface=a", "--etcd-prefix=/b", "--iface=b"]).unwrap();
-        assert_eq!(config.etcd.prefix, "/b");
+        assert!(matches!(config.leases, Leases::Etcd(Access { ref prefix, .. }) if prefix == "/b"));
         assert_eq!(config.iface, IfaceChoice::Named(vec!["a".into(), "b".into()]));
         assert_eq!(config.socket(), PathBuf::from("/run/flannel/subnet.sock"));
     }
@@ -265,8 +277,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_told() {
         for (args, flag) in [
-            (&["--kube-subnet-mgr"][..], "kube-subnet-mgr"),
-            (&["--iface-regex=eth.*"], "iface-regex"),
+            (&["--iface-regex=eth.*"][..], "iface-regex"),
             (&["--iface-can-reach=nowhere"], "iface-can-reach"),
             (&["--subnet-lease-renew-margin=1440"], "renew-margin"),
             (&["--public-ip=nonsense"], "public-ip"),

@@ -15,6 +15,8 @@ pub struct NetworkConfig {
     pub pools: Dual<Pool>,
     /// How packets are carried.
     pub backend: BackendKind,
+    /// Whether subnets are given out by Kubernetes: then they may be of any length.
+    pub assigned: bool,
 }
 
 /// One family's network, and which subnets of it are handed out.
@@ -100,7 +102,7 @@ impl NetworkConfig {
             return Err(bad("EnableIPv6", "this Backend carries IPv4 only; take vxlan, host-gw or alloc"));
         }
         let pool = |enabled: bool, rules: &Rules| enabled.then(|| Pool::parse(map, rules)).transpose();
-        Ok(NetworkConfig { pools: Dual { v4: pool(v4, &V4)?, v6: pool(v6, &V6)? }, backend })
+        Ok(NetworkConfig { pools: Dual { v4: pool(v4, &V4)?, v6: pool(v6, &V6)? }, backend, assigned: false })
     }
 
     /// For leases in etcd, whose keys begin with an IPv4 subnet.
@@ -112,6 +114,27 @@ impl NetworkConfig {
             ));
         }
         Ok(self)
+    }
+
+    /// The same where Kubernetes gives out the subnets: what is said of them here counts for nothing, as in flannel.
+    pub fn parse_assigned(text: &str) -> Result<NetworkConfig, BadNetwork> {
+        let mut value: Value = serde_json::from_str(text).map_err(|e| BadNetwork::Json(e.to_string()))?;
+        if let Some(map) = value.as_object_mut() {
+            map.retain(|name, _| !name.to_lowercase().contains("subnet"));
+        }
+        let network = NetworkConfig::parse(&value.to_string())?;
+        if network.pools.v4.is_none() {
+            return Err(bad("EnableIPv4", "IPv6 alone is not there yet: leave it out, or set it to true"));
+        }
+        Ok(NetworkConfig { assigned: true, ..network })
+    }
+
+    /// Whether a lease may be of this subnet.
+    pub fn could_be(&self, family: Family, subnet: IpNetwork) -> bool {
+        self.pools.get(family).is_some_and(|pool| match self.assigned {
+            true => pool.network.contains(subnet.network()) && subnet.prefix() >= pool.network.prefix(),
+            false => pool.could_hand_out(subnet),
+        })
     }
 
     /// The whole network of each family.
@@ -298,6 +321,22 @@ mod tests {
         let error = NetworkConfig::parse(v6).unwrap().require_ipv4().unwrap_err().to_string();
         assert!(error.contains("leases in etcd need IPv4"), "{error}");
         assert_eq!(both.clone().require_ipv4(), Ok(both));
+    }
+
+    #[test]
+    fn where_kubernetes_gives_them_out_nothing_is_said_of_subnets() {
+        let text =
+            r#"{"Network":"10.244.0.0/16","subnetlen":17,"SubnetMin":"10.9.0.0","Backend":{"Type":"vxlan"}}"#;
+        assert!(NetworkConfig::parse(text).is_err());
+        let config = NetworkConfig::parse_assigned(text).unwrap();
+        for (subnet, could_be) in [("10.244.7.0/28", true), ("10.244.0.0/16", true), ("10.0.0.0/8", false)] {
+            assert_eq!(config.could_be(Family::V4, subnet.parse().unwrap()), could_be, "{subnet}");
+        }
+        let v6 =
+            r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"vxlan"}}"#;
+        for bad in ["[]", v6] {
+            assert!(NetworkConfig::parse_assigned(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

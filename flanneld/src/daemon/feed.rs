@@ -1,4 +1,4 @@
-//! News of the leases: a listing, then changes, and from the beginning if that breaks. While etcd is away it is asked again and again.
+//! News of the leases: a listing, then changes, and from the beginning if that breaks. While their source is away it is asked again and again.
 
 use std::sync::Arc;
 
@@ -10,20 +10,24 @@ use super::told::Told;
 use super::{PATIENCE, RETRY, jittered};
 use crate::lease::store::{Event, Events, LeaseStore, Snapshot, StoreError};
 
+/// How a listing is asked for, with what comes behind it.
+pub(super) type Ask = Box<dyn Fn() -> Answer + Send>;
+type Answer = BoxFuture<'static, Result<(Snapshot, Events), StoreError>>;
+
 /// The news, without an end.
 pub(super) struct Feed {
-    store: Arc<dyn LeaseStore>,
+    ask: Ask,
     state: State,
-    /// The revision up to which all is known.
-    seen: i64,
+    /// The revision up to which all is known, where revisions can be compared.
+    seen: Option<i64>,
     told: Told,
 }
 
 enum State {
-    /// etcd was away; it is asked again at this moment.
+    /// It was away; it is asked again at this moment.
     Pausing(Instant),
     /// Listing, and subscribing to what comes behind the list.
-    Asking(BoxFuture<'static, Result<(Snapshot, Events), StoreError>>),
+    Asking(Answer),
     /// Subscribed.
     Watching(Events),
 }
@@ -41,8 +45,12 @@ pub(super) enum Item {
 impl Feed {
     /// Begins with a listing, which cannot be older than what was written at this revision.
     pub(super) fn new(store: Arc<dyn LeaseStore>, seen: i64) -> Feed {
-        let state = State::Asking(ask(store.clone()));
-        Feed { store, state, seen, told: Told::default() }
+        Feed { seen: Some(seen), ..Feed::of(Box::new(move || ask(store.clone()))) }
+    }
+
+    /// The same of another source, whose revisions are not compared.
+    pub(super) fn of(ask: Ask) -> Feed {
+        Feed { state: State::Asking(ask()), ask, seen: None, told: Told::default() }
     }
 
     /// The next piece. It may be dropped half-way and called again: nothing is lost.
@@ -51,14 +59,14 @@ impl Feed {
             match &mut self.state {
                 State::Pausing(until) => {
                     sleep_until(*until).await;
-                    self.state = State::Asking(ask(self.store.clone()));
+                    self.state = State::Asking((self.ask)());
                 }
                 State::Asking(answer) => match answer.await {
                     Ok((snapshot, events)) => {
                         self.told.over();
                         self.state = State::Watching(events);
-                        let before = std::mem::replace(&mut self.seen, snapshot.revision);
-                        let back = snapshot.revision < before;
+                        let back = self.seen.is_some_and(|seen| snapshot.revision < seen);
+                        self.seen = self.seen.map(|_| snapshot.revision);
                         return if back { Item::Back(snapshot) } else { Item::All(snapshot) };
                     }
                     Err(error) => {
@@ -68,7 +76,7 @@ impl Feed {
                 },
                 State::Watching(events) => match events.next().await {
                     Some(Ok((changes, revision))) => {
-                        self.seen = self.seen.max(revision);
+                        self.seen = self.seen.map(|seen| seen.max(revision));
                         return Item::Some(changes);
                     }
                     Some(Err(error)) => {
@@ -89,14 +97,14 @@ impl Feed {
     }
 }
 
-fn ask(store: Arc<dyn LeaseStore>) -> BoxFuture<'static, Result<(Snapshot, Events), StoreError>> {
+fn ask(store: Arc<dyn LeaseStore>) -> Answer {
     Box::pin(async move {
         let both = async {
             let snapshot = store.list().await?;
             let events = store.watch(snapshot.revision).await?;
             Ok((snapshot, events))
         };
-        let silent = |_| Err(StoreError::Unavailable("it does not answer".to_owned()));
+        let silent = |_| Err(StoreError::Unavailable("etcd does not answer".to_owned()));
         timeout(PATIENCE, both).await.unwrap_or_else(silent)
     })
 }

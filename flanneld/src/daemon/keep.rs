@@ -2,7 +2,6 @@
 //! another: that etcd is silent delays neither the end of a lease nor the mending of a route.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -17,7 +16,6 @@ use super::succession::Successor;
 use crate::lease::follow::{Follower, News};
 use crate::lease::keeper::{Keeper, Owned};
 use crate::lease::key::encode_key;
-use crate::lease::store::LeaseStore;
 
 /// Between two looks at whether something is to be mended. A look that finds nothing costs two system calls or three.
 const LOOK: Duration = Duration::from_secs(1);
@@ -28,15 +26,13 @@ impl Node {
     /// Follows the others and keeps the own lease, until another process has taken the place.
     pub(super) async fn keep(
         &mut self,
-        store: Arc<dyn LeaseStore>,
         mut owned: Owned,
         mut follower: Follower,
         place: &mut Place,
     ) -> Result<Successor> {
         loop {
-            let feed = Feed::new(store.clone(), owned.held.mod_revision);
-            let renewal = Renewal::new(self.keeper.clone(), &owned);
-            let end = self.follow((&store, feed, renewal), &mut follower, &mut owned, place).await;
+            let (feed, renewal) = (self.tenure.feed(&owned), Renewal::new(self.tenure.clone(), &owned));
+            let end = self.follow(feed, renewal, &mut follower, &mut owned, place).await;
             let lost = owned;
             let replaced = match end {
                 End::HandedOver(successor) => return Ok(successor),
@@ -61,8 +57,8 @@ impl Node {
         until: Option<Instant>,
         place: &mut Place,
     ) -> Result<Owned, Successor> {
-        let keeper = self.keeper.clone();
-        let mut asked = pin!(insist(async || keeper.retake(lost).await));
+        let tenure = self.tenure.clone();
+        let mut asked = pin!(insist(async || tenure.retake(lost).await));
         if until.is_some() {
             tokio::select! {
                 replaced = place.unless_left(asked.as_mut()) => return replaced,
@@ -77,7 +73,8 @@ impl Node {
     /// Until the own lease is not ours any more, or another process has the place. While etcd is away the routes stay as they are.
     async fn follow(
         &mut self,
-        (store, mut feed, mut renewal): (&Arc<dyn LeaseStore>, Feed, Renewal),
+        mut feed: Feed,
+        mut renewal: Renewal,
         follower: &mut Follower,
         owned: &mut Owned,
         place: &mut Place,
@@ -88,7 +85,7 @@ impl Node {
             tokio::select! {
                 item = feed.next() => {
                     let read = Instant::now();
-                    match absorb(item, follower, owned, &self.keeper) {
+                    match absorb(item, follower, owned, self.tenure.keeper()) {
                         Fate::Ours => {}
                         Fate::Claimed => renewal.at_once(),
                         Fate::Lost => return End::Lost,
@@ -113,9 +110,12 @@ impl Node {
                 }
                 _ = look.tick() => {
                     if self.look(owned).await == Look::Moved {
-                        store.reconnect().await;
-                        feed = Feed::new(store.clone(), owned.held.mod_revision);
-                        renewal = Renewal::new(self.keeper.clone(), owned);
+                        let tell = self.tenure.moved().await;
+                        feed = self.tenure.feed(owned);
+                        renewal = Renewal::new(self.tenure.clone(), owned);
+                        if tell {
+                            renewal.at_once();
+                        }
                         self.reword(owned.clone(), owned, &mut renewal);
                         self.publish(follower, owned).await;
                     }
@@ -126,7 +126,7 @@ impl Node {
 
     /// The lease is this one now. If it does not say what it should it is written again at once.
     fn reword(&self, from: Owned, owned: &mut Owned, renewal: &mut Renewal) {
-        *owned = self.keeper.reword(from);
+        *owned = self.tenure.reword(from);
         if owned.is_outdated() {
             renewal.at_once();
         }
@@ -157,7 +157,12 @@ pub(super) enum Fate {
 }
 
 /// Takes over news into the picture.
-pub(super) fn absorb(item: Item, follower: &mut Follower, owned: &mut Owned, keeper: &Keeper) -> Fate {
+pub(super) fn absorb(
+    item: Item,
+    follower: &mut Follower,
+    owned: &mut Owned,
+    keeper: Option<&Keeper>,
+) -> Fate {
     let newsworthy = match item {
         Item::Back(snapshot) => {
             tracing::warn!(
@@ -182,6 +187,8 @@ pub(super) fn absorb(item: Item, follower: &mut Follower, owned: &mut Owned, kee
     if follower.lease(&key).is_none_or(|lease| !owned.is_of(&lease.public)) {
         return if newsworthy { Fate::Lost } else { Fate::Ours };
     }
+    // In Kubernetes a node is given its subnets, and nobody claims them.
+    let Some(keeper) = keeper else { return Fate::Ours };
     match follower.holding(&key) {
         Some((holding, revision)) if revision > owned.held.mod_revision && !keeper.holds(holding) => {
             Fate::Lost

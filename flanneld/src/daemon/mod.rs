@@ -5,7 +5,7 @@
 //!  then:  follow the others' leases │ renew the own one │ look after device, routes and rules │ until a signal
 //! ```
 //!
-//! [`feed`] and [`renewal`] ask etcd and never hold up the rest; [`keep`] is the loop over them; [`node`] is what a lease means
+//! [`source`] is etcd or Kubernetes. [`feed`] and [`renewal`] ask it and never hold up the rest; [`keep`] is the loop over them; [`node`] is what a lease means
 //! on this host. [`place`] is what only one flanneld of a host has, and [`succession`] how the next one gets it.
 
 mod feed;
@@ -17,13 +17,14 @@ mod renewal;
 #[cfg(test)]
 mod sim;
 mod socket;
+mod source;
 mod succession;
 mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use hostnet::{Changes, Netlink};
 use prometheus_client::registry::Registry;
 use tokio::time::sleep;
@@ -36,12 +37,10 @@ use crate::datapath::counters::Meters;
 use crate::family::{Dual, Family};
 use crate::http::Ready;
 use crate::iface::{self, Wanted};
-use crate::lease::etcd::Etcd;
 use crate::lease::follow::Follower;
 use crate::lease::holder;
-use crate::lease::keeper::{Keeper, KeeperError, Owned, Settings};
-use crate::lease::observed::{Health, Observed};
-use crate::lease::store::LeaseStore;
+use crate::lease::keeper::{KeeperError, Owned, Settings};
+use crate::lease::observed::Health;
 use crate::look::board::Board;
 use crate::notify;
 use crate::subnet_env;
@@ -49,6 +48,7 @@ use metrics::Metrics;
 use node::Node;
 use place::Place;
 pub use socket::is_ready;
+use source::{Source, Tenure};
 use succession::{Predecessor, Request, Successor};
 use told::Told;
 
@@ -125,15 +125,15 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
             (Place::open(&config, &board, registry, health).await?, started, inherited)
         }
     };
-    let keeper = started.keeper;
-    let owned = inherited.as_ref().and_then(|it| keeper.adopt(it.lease.as_ref()?, it.asked));
+    let tenure = started.tenure;
+    let owned = inherited.as_ref().and_then(|it| tenure.adopt(it.lease.as_ref()?, it.asked));
     let predecessor = predecessor.filter(|_| inherited.is_some());
     started.carrier.inherit(inherited.and_then(|inherited| inherited.given));
     let owned = match owned {
         Some(owned) => owned,
         None => {
             let previous = subnet_env::previous(&config.subnet_file);
-            let acquired = insist(async || keeper.acquire(previous).await);
+            let acquired = insist(async || tenure.acquire(previous).await);
             match place.unless_left(acquired).await {
                 Ok(owned) => owned,
                 Err(successor) => return Ok(successor),
@@ -141,39 +141,39 @@ async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Su
         }
     };
     let host = node::Host { config, changes: started.changes, network: started.network };
-    let mut node = Node::new(host, started.carrier, keeper, (metrics, board), ready);
+    let mut node = Node::new(host, started.carrier, tenure, (metrics, board), ready);
     node.settle(&owned, &started.follower).await?;
     notify::ready();
+    node.tenure.announce();
     // For as long as this connection lasts the other one stands by.
     let _standing_by = match predecessor {
         Some(predecessor) => Some(predecessor.carrying().await?),
         None => None,
     };
-    node.keep(started.store, owned, started.follower, &mut place).await
+    node.keep(owned, started.follower, &mut place).await
 }
 
 /// What there is before the lease.
 struct Started {
     changes: Changes,
-    store: Arc<dyn LeaseStore>,
     network: NetworkConfig,
     follower: Follower,
     carrier: Carrier,
-    keeper: Keeper,
+    tenure: Tenure,
 }
 
 async fn start(config: &Config, meters: Meters, (board, health): (&Board, Health)) -> Result<Started> {
     let netlink = Netlink::connect()?;
     let changes = Changes::listen()?;
-    let etcd: Arc<dyn LeaseStore> = Arc::new(Etcd::connect(&config.etcd).await?);
-    let store: Arc<dyn LeaseStore> = Arc::new(Observed::new(etcd, health));
-    let network = network_config(store.as_ref()).await?;
+    let source = Source::open(&config.leases, health).await?;
+    let network = source.network().await?;
     tracing::info!(network = %network.networks(), backend = ?network.backend, "found network config");
     let families: Vec<Family> = network.pools.iter().map(|(family, _)| family).collect();
-    let wanted = Wanted { families: &families, public: &config.public, used: &Dual::default() };
+    let public = source.public(config).await;
+    let wanted = Wanted { families: &families, public: &public, used: &Dual::default() };
     let external = iface::find(&netlink, &config.iface, &wanted).await?;
     tracing::info!(interface = external.link.name, address = %external.address, public = %external.public, "using interface");
-    let follower = leases(store.as_ref(), &network).await;
+    let follower = source.leases(&network, external.public).await;
     let known = follower.leases().cloned().collect();
     let carrier =
         Carrier::prepare(netlink.clone(), &network, external.clone(), (config.datapath, meters), known)
@@ -189,41 +189,7 @@ async fn start(config: &Config, meters: Meters, (board, health): (&Board, Health
         ttl: config.lease_ttl,
         margin: config.renew_margin,
     };
-    let keeper = Keeper::new(store.clone(), settings);
-    Ok(Started { changes, store, network, follower, carrier, keeper })
-}
-
-/// The network's configuration; asked for until it is there.
-async fn network_config(store: &dyn LeaseStore) -> Result<NetworkConfig> {
-    let mut told = Told::default();
-    loop {
-        let problem = match store.config().await {
-            Ok(Some(text)) => {
-                let network = NetworkConfig::parse(&text).and_then(NetworkConfig::require_ipv4);
-                return network.context("the network config in etcd cannot be used");
-            }
-            Ok(None) => "there is no network config in etcd yet: put {\"Network\":\"10.42.0.0/16\"} at <prefix>/config".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        told.once(&problem, |problem| tracing::warn!("couldn't fetch network config: {problem}"));
-        sleep(RETRY).await;
-    }
-}
-
-/// The leases that are there now; asked for until they are told.
-async fn leases(store: &dyn LeaseStore, network: &NetworkConfig) -> Follower {
-    let mut follower = Follower::new(network.clone());
-    let mut told = Told::default();
-    loop {
-        match store.list().await {
-            Ok(snapshot) => {
-                follower.replace(&snapshot.records);
-                return follower;
-            }
-            Err(error) => told.once(&error, |error| tracing::warn!("cannot list the leases: {error}")),
-        }
-        sleep(jittered(RETRY)).await;
-    }
+    Ok(Started { changes, network, follower, carrier, tenure: source.tenure(settings) })
 }
 
 /// A lease; asked for until there is one. That all are taken may change, too.
@@ -239,7 +205,7 @@ async fn insist(ask: impl AsyncFn() -> Result<Owned, KeeperError>) -> Owned {
                 told.once(&error, |error| tracing::error!("failed to acquire a lease: {error}"));
                 sleep(match error {
                     KeeperError::Rival { .. } => RIVAL,
-                    KeeperError::OutOfSubnets(_) => REACQUIRE,
+                    KeeperError::OutOfSubnets(_) | KeeperError::Node(_) => REACQUIRE,
                     _ => jittered(RETRY),
                 })
                 .await;

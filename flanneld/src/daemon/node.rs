@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::metrics::Metrics;
 use super::place::Place;
+use super::source::Tenure;
 use super::succession::Successor;
 use super::told::Told;
 use crate::backend::carrier::Carrier;
@@ -13,7 +14,7 @@ use crate::config::Config;
 use crate::config::network::NetworkConfig;
 use crate::http::Ready;
 use crate::lease::follow::Follower;
-use crate::lease::keeper::{Keeper, Owned};
+use crate::lease::keeper::Owned;
 use crate::look::board::Board;
 use crate::masquerade::{Guard, Rules};
 use crate::subnet_env::SubnetEnv;
@@ -29,7 +30,7 @@ pub(super) struct Host {
 pub(super) struct Node {
     host: Host,
     carrier: Carrier,
-    pub(super) keeper: Keeper,
+    pub(super) tenure: Tenure,
     metrics: Metrics,
     board: Board,
     ready: Ready,
@@ -53,14 +54,14 @@ impl Node {
     pub(super) fn new(
         host: Host,
         carrier: Carrier,
-        keeper: Keeper,
+        tenure: Tenure,
         (metrics, board): (Metrics, Board),
         ready: Ready,
     ) -> Node {
         Node {
             host,
             carrier,
-            keeper,
+            tenure,
             metrics,
             board,
             ready,
@@ -134,7 +135,10 @@ impl Node {
         self.board.own(Some(owned));
         self.board.leases(follower, owned);
         // An earlier lease of this host leads nowhere: what is sent there is refused, not sent to ourselves.
-        let others = follower.leases().filter(|lease| !owned.is_of(&lease.public));
+        // Nor is the own subnet another's, whatever address it is told under.
+        let others = follower
+            .leases()
+            .filter(|lease| !owned.is_of(&lease.public) && lease.subnets != owned.lease.subnets);
         let until = owned.safe_until().map(Instant::into_std);
         if let Err(error) = self.carrier.publish(owned.lease.subnets, others, until).await {
             let error = format!("{error:#}");
@@ -177,7 +181,7 @@ impl Node {
         match self.carrier.follow_interface(&config.iface, &config.public).await {
             Ok(moved) => {
                 self.interface.over();
-                self.keeper.move_to(self.carrier.public());
+                self.tenure.move_to(self.carrier.public());
                 if moved { Look::Moved } else { Look::Same }
             }
             Err(error) => {

@@ -3,14 +3,15 @@
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::source::Tenure;
 use super::told::Told;
 use super::{PATIENCE, RETRY, jittered};
-use crate::lease::keeper::{Keeper, Owned};
+use crate::lease::keeper::Owned;
 use crate::lease::store::StoreError;
 
 /// Renews a lease again and again.
 pub(super) struct Renewal {
-    keeper: Keeper,
+    tenure: Tenure,
     state: State,
     told: Told,
 }
@@ -24,9 +25,10 @@ enum State {
 
 impl Renewal {
     /// Of this lease.
-    pub(super) fn new(keeper: Keeper, owned: &Owned) -> Renewal {
-        let state = State::Resting(keeper.due(owned));
-        Renewal { keeper, state, told: Told::default() }
+    pub(super) fn new(tenure: impl Into<Tenure>, owned: &Owned) -> Renewal {
+        let tenure = tenure.into();
+        let state = State::Resting(tenure.due(owned));
+        Renewal { tenure, state, told: Told::default() }
     }
 
     /// Does not wait until it is due.
@@ -43,17 +45,17 @@ impl Renewal {
             match &mut self.state {
                 State::Resting(due) => {
                     wait_until(*due).await;
-                    let (keeper, owned) = (self.keeper.clone(), owned.clone());
+                    let (tenure, owned) = (self.tenure.clone(), owned.clone());
                     self.state = State::Asking(Box::pin(async move {
                         let silent = |_| Err(StoreError::Unavailable("it does not answer".to_owned()));
-                        timeout(PATIENCE, keeper.renew(&owned)).await.unwrap_or_else(silent)
+                        timeout(PATIENCE, tenure.renew(&owned)).await.unwrap_or_else(silent)
                     }));
                 }
                 State::Asking(answer) => match answer.await {
                     Ok(renewed) => {
                         self.told.over();
                         self.state =
-                            State::Resting(renewed.as_ref().and_then(|owned| self.keeper.due(owned)));
+                            State::Resting(renewed.as_ref().and_then(|owned| self.tenure.due(owned)));
                         return renewed;
                     }
                     Err(error) => {

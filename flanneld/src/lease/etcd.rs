@@ -126,7 +126,7 @@ impl LeaseStore for Etcd {
                 }
                 if response.canceled() {
                     return Err(StoreError::Unavailable(format!(
-                        "the watch was ended: {}",
+                        "etcd: the watch was ended: {}",
                         response.cancel_reason()
                     )));
                 }
@@ -225,6 +225,6 @@ fn unavailable(error: &etcd_client::Error) -> StoreError {
     if text.contains("required revision has been compacted") {
         StoreError::Compacted
     } else {
-        StoreError::Unavailable(text)
+        StoreError::Unavailable(format!("etcd: {text}"))
     }
 }

@@ -206,9 +206,7 @@ impl Follower {
         // What it says of a family that the network hasn't concerns nobody.
         let subnets = Dual::of(|family| pools.get(family).and(lease.subnets.get(family).copied()));
         let public = Dual::of(|family| pools.get(family).and(lease.public.get(family).copied()));
-        let fits = |(family, subnet): (Family, &IpNetwork)| {
-            pools.get(family).is_some_and(|pool| pool.could_hand_out(*subnet))
-        };
+        let fits = |(family, subnet): (Family, &IpNetwork)| self.config.could_be(family, *subnet);
         if subnets.is_empty() || !subnets.iter().all(fits) {
             return Err(BadLease::Foreign);
         }

@@ -21,6 +21,7 @@ use super::allocate;
 use super::follow::{older_owner, taken};
 use super::holder::{self, Holding};
 use super::key::{Advert, Lease, encode_key};
+use super::kube::node::BadNode;
 use super::store::{Held, LeaseStore, Record, Snapshot, StoreError};
 use crate::chance;
 use crate::config::network::NetworkConfig;
@@ -77,6 +78,12 @@ pub struct Passed {
 }
 
 impl Owned {
+    /// One that Kubernetes assigned: nobody else gets it as long as the node is there.
+    pub fn assigned(lease: Lease, mod_revision: i64) -> Owned {
+        let held = Held { mod_revision, lease_id: 0 };
+        Owned { lease, held, reserved: true, told: None, asked: Instant::now(), ttl: Duration::ZERO }
+    }
+
     /// When it was asked for: taken or renewed.
     pub fn asked(&self) -> Instant {
         self.asked
@@ -142,6 +149,9 @@ pub enum KeeperError {
     /// Others were faster each time.
     #[error("others took each of the {TRIES} subnets that were tried; trying again")]
     Contended,
+    /// Kubernetes gave this node none that could be used.
+    #[error(transparent)]
+    Node(#[from] BadNode),
 }
 
 /// A record of this node that is there already.
@@ -198,6 +208,11 @@ impl Keeper {
             }
         }
         self.acquire(lost.lease.subnets).await
+    }
+
+    /// Where it takes them.
+    pub fn store(&self) -> Arc<dyn LeaseStore> {
+        self.store.clone()
     }
 
     /// Goes on with a lease that another process of this host has passed on, which told of it after `asked`. It says what this process

@@ -151,7 +151,7 @@ impl Lease {
     }
 }
 
-fn host<A: FromStr + Into<IpAddr>>(text: &str) -> Result<IpAddr, BadLease> {
+pub(super) fn host<A: FromStr + Into<IpAddr>>(text: &str) -> Result<IpAddr, BadLease> {
     let ip = text.parse::<A>().ok().map(Into::into);
     ip.filter(is_host).ok_or(BadLease::PublicIp)
 }

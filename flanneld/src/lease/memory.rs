@@ -49,7 +49,11 @@ impl Memory {
 
     fn reach<T>(&self, work: impl FnOnce(&mut State) -> T) -> Result<T, StoreError> {
         self.with(|state| {
-            if state.down { Err(StoreError::Unavailable("it is down".to_owned())) } else { Ok(work(state)) }
+            if state.down {
+                Err(StoreError::Unavailable("etcd: it is down".to_owned()))
+            } else {
+                Ok(work(state))
+            }
         })
     }
 

@@ -52,7 +52,7 @@ pub enum StoreError {
     #[error("the history was compacted")]
     Compacted,
     /// It does not answer, or refuses.
-    #[error("etcd: {0}")]
+    #[error("{0}")]
     Unavailable(String),
 }
 

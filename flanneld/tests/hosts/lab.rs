@@ -120,6 +120,11 @@ impl Lab {
         (lab, daemons, pods)
     }
 
+    /// The switch's namespace.
+    pub fn switch(&self) -> &Path {
+        self.switch.path()
+    }
+
     /// Asks etcd something.
     pub fn etcd<T: Send>(&self, work: impl AsyncFnOnce(Client) -> T + Send) -> T {
         inside(self.switch.path(), async || work(Client::connect([endpoint()], None).await.unwrap()).await)

@@ -46,6 +46,7 @@ mod headers;
 mod heal;
 mod inject;
 mod ipip;
+mod kube;
 mod lab;
 mod look;
 mod moving;

@@ -37,6 +37,13 @@ pub struct ServerArgs {
     /// The pods' network; flannel hands it out to the nodes
     #[arg(long, env = "KUBELITE_CLUSTER_CIDR", default_value = "10.42.0.0/16")]
     pub cluster_cidr: IpNetwork,
+    /// Give each node a part of the pods' network (spec.podCIDR), for network plugins that take it from there, as flannel does with
+    /// --kube-subnet-mgr
+    #[arg(long, env = "KUBELITE_ALLOCATE_NODE_CIDRS")]
+    pub allocate_node_cidrs: bool,
+    /// The prefix length of a node's part
+    #[arg(long, env = "KUBELITE_NODE_CIDR_MASK_SIZE", default_value_t = 24)]
+    pub node_cidr_mask_size: u8,
     /// The services' network
     #[arg(long, env = "KUBELITE_SERVICE_CIDR", default_value = "10.43.0.0/16")]
     pub service_cidr: IpNetwork,

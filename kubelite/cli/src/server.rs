@@ -17,6 +17,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kubelite_apiserver::parts::Keys;
 use kubelite_apiserver::request::UserInfo;
 use kubelite_apiserver::{ApiServer, serve};
+use kubelite_controllers::NodeCidrs;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -43,6 +44,10 @@ const ROLE_RETRY: Duration = Duration::from_millis(250);
 pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
     let identity = Identity::of(&args.node)?;
     let services = service_network(args.service_cidr)?;
+    let node_cidrs = args
+        .allocate_node_cidrs
+        .then(|| NodeCidrs::new(args.cluster_cidr, args.node_cidr_mask_size))
+        .transpose()?;
     let dir = args.node.data_dir.join("server");
     let pki = Arc::new(Pki::load_or_create(&dir.join("tls"), &names(&args, &identity, services))?);
     let token = Token::load_or_create(&dir, pki.ca_pem(), args.token.as_deref())?;
@@ -70,7 +75,7 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
         shutdown.clone(),
     );
     parts.spawn(names);
-    control(&api, &pki, &mut parts, &shutdown);
+    control(&api, &pki, node_cidrs, &mut parts, &shutdown);
     let url = format!("https://{}:{}", identity.ip, args.https_listen_port);
     files::write_secret(&args.write_kubeconfig, &pki::kubeconfig(&url, pki.ca_pem(), &pki.admin))?;
     info!(kubeconfig = %args.write_kubeconfig.display(), token = %dir.join("token").display(), "the API server answers at {url}");
@@ -81,10 +86,17 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
 }
 
 /// Scheduler and controllers, each with a client of its own name.
-fn control(api: &ApiServer, pki: &Pki, parts: &mut JoinSet<Result<()>>, shutdown: &CancellationToken) {
+fn control(
+    api: &ApiServer,
+    pki: &Pki,
+    node_cidrs: Option<NodeCidrs>,
+    parts: &mut JoinSet<Result<()>>,
+    shutdown: &CancellationToken,
+) {
     let config = kubelite_controllers::Config {
         cluster_ca_pem: pki.ca_pem().to_owned(),
         node_monitor_grace: MONITOR_GRACE,
+        node_cidrs,
     };
     let client = api.client(component("system:kube-controller-manager", &[]));
     parts.spawn(kubelite_controllers::run(client, config, shutdown.clone()));

@@ -17,6 +17,7 @@ mod hash;
 mod history;
 mod job;
 mod namespace;
+mod node_ipam;
 mod node_lifecycle;
 mod per_namespace;
 mod pods;
@@ -26,4 +27,5 @@ mod run;
 mod slow_start;
 mod statefulset;
 
+pub use node_ipam::NodeCidrs;
 pub use run::{Config, run};

@@ -2,9 +2,10 @@
 
 use crate::caches::Caches;
 use crate::context::Context;
+use crate::node_ipam::NodeCidrs;
 use crate::{
-    cronjob, daemonset, deployment, disruption, endpoints, garbage, job, namespace, node_lifecycle,
-    per_namespace, protection, replicaset, statefulset,
+    cronjob, daemonset, deployment, disruption, endpoints, garbage, job, namespace, node_ipam,
+    node_lifecycle, per_namespace, protection, replicaset, statefulset,
 };
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
@@ -19,11 +20,17 @@ pub struct Config {
     pub cluster_ca_pem: String,
     /// How long a node may be silent before it counts as unreachable.
     pub node_monitor_grace: Duration,
+    /// What of the pods' network nodes are given; none: nothing, since the network plugin does it.
+    pub node_cidrs: Option<NodeCidrs>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { cluster_ca_pem: String::new(), node_monitor_grace: Duration::from_secs(40) }
+        Config {
+            cluster_ca_pem: String::new(),
+            node_monitor_grace: Duration::from_secs(40),
+            node_cidrs: None,
+        }
     }
 }
 
@@ -49,6 +56,9 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
     tasks.spawn(garbage::run(ctx.clone()));
     tasks.spawn(endpoints::run(ctx.clone()));
     tasks.spawn(node_lifecycle::run(ctx.clone(), config.node_monitor_grace));
+    if let Some(cidrs) = config.node_cidrs {
+        tasks.spawn(node_ipam::run(ctx.clone(), cidrs));
+    }
     tasks.spawn(per_namespace::service_accounts(ctx.clone()));
     tasks.spawn(per_namespace::root_cas(ctx.clone(), config.cluster_ca_pem));
     tasks.spawn(disruption::run(ctx.clone()));

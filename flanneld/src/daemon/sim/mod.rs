@@ -94,7 +94,7 @@ async fn live(world: Arc<World>, node: usize, keeper: Keeper, previous: Dual<IpN
             tokio::select! {
                 biased;
                 item = feed.next() => {
-                    let fate = absorb(item, &mut follower, &mut owned, &keeper);
+                    let fate = absorb(item, &mut follower, &mut owned, Some(&keeper));
                     world.see(node, &follower);
                     match fate {
                         Fate::Ours => {}
