@@ -7,10 +7,11 @@ DEVLAB  := target/$(TARGET)/debug/lab
 SCENARIOS := --test bad_input --test faults --test kubectl --test kube_rs --test pod_network --test services --test strangers --test workloads
 # What containers, networks and captures need at run time, and protoc (with its standard files) at build time.
 PACKAGES := containerd runc nftables iproute2 tcpdump busybox-static util-linux protobuf-compiler libprotobuf-dev gcc
-TEST_PACKAGES := etcd-server etcd-client
+# clang compiles the kernel's programs anew, to see that what is embedded is what the source says.
+TEST_PACKAGES := etcd-server etcd-client clang-14 llvm-14 linux-libc-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test test-unit test-e2e check fmt bench bench-datapath bench-leases images clean deps deps-test build
+.PHONY: help up down test test-unit test-e2e check fmt bench bench-datapath bench-leases images clean deps deps-test build bpf
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +58,9 @@ bench-datapath: deps deps-test ## measure pod to pod over two hosts beside plain
 
 bench-leases: deps deps-test ## measure 4,000 leases in a real etcd: listing, changes, lookups
 	cargo bench -p flanneld --bench leases
+
+bpf: deps-test ## compile the kernel's programs; commit the object together with the source
+	$(MAKE) -C flanneld/bpf
 
 images: deps build ## build the container images into .lab/images
 	$(LAB) images

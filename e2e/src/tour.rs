@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::capture;
 use crate::lab::{HOSTS, Lab};
+use crate::network::SWITCH;
 use crate::run::{output, run, wait_for};
 
 const EXAMPLE: &str = "manifests/examples/hello.yaml";
@@ -37,7 +38,7 @@ pub fn show(lab: &Lab, backend: &str) -> Result<()> {
         &format!("An HTTP request from {} on {} to {} on {}", from.name, from.node, to.name, to.node),
         &answer,
     );
-    say("Its packets between the hosts, as tcpdump sees them on node1's eth0", &outer);
+    say("Its packets between the hosts, as tcpdump sees them on node1's wire", &outer);
     if backend == UDP {
         say("The same packets with the outer headers off: the payload is the bare inner packet", &inner);
     }
@@ -81,7 +82,9 @@ fn request(lab: &Lab, from: &Pod, to: &Pod, filter: &[&str]) -> Result<(String, 
     let file = lab.dir.join("request.pcap");
     let url = format!("http://{}:8080/", to.ip);
     let mut tcpdump = Command::new("nsenter")
-        .args(["--net=/run/netns/node1", "tcpdump", "--immediate-mode", "-Uni", "eth0", "-c", PACKETS, "-w"])
+        // At the switch's end: on node1's own interface what comes in has lost its outer headers by then.
+        .arg(format!("--net=/run/netns/{SWITCH}"))
+        .args(["tcpdump", "--immediate-mode", "-Uni", "node1", "-c", PACKETS, "-w"])
         .arg(&file)
         .args(filter)
         .stderr(Stdio::null())
@@ -115,7 +118,7 @@ fn further(lab: &Lab) -> String {
         output(&mut lab.kubectl(&["version"])).map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
     format!(
         "export KUBECONFIG={}\nkubectl get pods -A\nkubectl create deployment web --image=kubelite/busybox:1 --replicas=3 -- httpd -f -p 8080\n\
-         ip netns exec node1 tcpdump -ni eth0 udp port 8285\nmake down\n\n{}",
+         ip netns exec {SWITCH} tcpdump -ni node1 udp port 8285\nmake down\n\n{}",
         lab.kubeconfig().display(),
         version.unwrap_or_default()
     )

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::lab::Lab;
+use e2e::network::SWITCH;
 use e2e::probe::{self, Pod};
-use e2e::run::{run, wait_for};
+use e2e::run::{run, wait_for, words};
 use serde_json::json;
 
 #[test]
@@ -60,7 +61,9 @@ fn a_tcp_connection_survives_flanneld() -> Result<()> {
     let host = lab.host(1);
     let pid = flanneld_of(&lab, 1)?;
     host.run(&format!("kill -9 {pid}"))?;
-    let clear = host.run("timeout 2 tcpdump -nqi eth0 net 10.42.0.0/16");
+    // At the switch's end of the wire: on the host's own interface what comes in is seen without its outer headers.
+    let dump = format!("ip netns exec {SWITCH} timeout 2 tcpdump -nqi node1 net 10.42.0.0/16");
+    let clear = run(&mut words(&dump));
     ensure!(clear.as_deref().unwrap_or_default().is_empty(), "in clear: {clear:?}");
     wait_for("all lines to arrive", Duration::from_secs(60), || {
         let got = server.exec(&["cat", "/tmp/got"])?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use e2e::lab::Lab;
-use e2e::network::{OUTSIDE, OUTSIDE_IP};
+use e2e::network::{OUTSIDE, OUTSIDE_IP, SWITCH};
 use e2e::probe::Pod;
 use e2e::run::words;
 
@@ -95,7 +95,7 @@ fn the_wire_carries_only_encapsulated_pod_packets() -> Result<()> {
     let lab = Lab::attach()?;
     let to = Pod::start(&lab, "clear-to", 1, "sleep 3600")?;
     let from = Pod::start(&lab, "clear-from", 2, "sleep 3600")?;
-    let mut dump = words("ip netns exec node1 timeout 4 tcpdump -nli eth0 net 10.42.0.0/16")
+    let mut dump = words(&format!("ip netns exec {SWITCH} timeout 4 tcpdump -nli node1 net 10.42.0.0/16"))
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::null())
         .spawn()?;

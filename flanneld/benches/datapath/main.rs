@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Each way is what the real `flanneld` does with another configuration: plain routing (host-gw), the kernel's VXLAN, and the
-//! udp backend with and without super-packets, and sealed; with `FLANNELD_GO=<path>` also flannel's own `flanneld` with its udp
+//! udp backend with and without super-packets, by the kernel's programs, and sealed; with `FLANNELD_GO=<path>` also flannel's own `flanneld` with its udp
 //! backend. The ways take turns, so that what else happens on the machine meets all alike.
 // Figures are what a bench is for, and it ends by a panic when it cannot measure.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
@@ -63,12 +63,13 @@ struct Way {
     flags: &'static [&'static str],
 }
 
-const WAYS: [Way; 7] = [
+const WAYS: [Way; 8] = [
     Way { name: "routing", config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#, flags: &[] },
     Way { name: "vxlan", config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#, flags: &[] },
-    Way { name: "plain", config: lab::NETWORK, flags: &["--datapath=plain"] },
-    Way { name: "batch", config: lab::NETWORK, flags: &["--datapath=batch"] },
-    Way { name: "offload", config: lab::NETWORK, flags: &["--datapath=offload"] },
+    Way { name: "plain", config: lab::NETWORK, flags: &["--fast-path=off", "--datapath=plain"] },
+    Way { name: "batch", config: lab::NETWORK, flags: &["--fast-path=off", "--datapath=batch"] },
+    Way { name: "offload", config: lab::NETWORK, flags: &["--fast-path=off"] },
+    Way { name: "fast", config: lab::NETWORK, flags: &[] },
     Way {
         name: "wireguard",
         config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#,

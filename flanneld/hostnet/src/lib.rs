@@ -1,4 +1,4 @@
-//! The host's network as the kernel tells it: links, addresses, routes and neighbours by netlink, settings under `/proc/sys`, namespaces,
+//! The host's network as the kernel tells it: links, addresses, routes, neighbours and programs by netlink, settings under `/proc/sys`, namespaces,
 //! and nftables in one transaction.
 //!
 //! What lives here: thin typed calls, IPv4 and IPv6 through the same function. What doesn't: why somebody wants a route.
@@ -11,6 +11,7 @@ pub mod link;
 pub mod neighbour;
 pub mod netns;
 pub mod nft;
+pub mod program;
 pub mod route;
 pub mod sysctl;
 pub mod vxlan;

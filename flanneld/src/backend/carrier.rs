@@ -11,6 +11,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
 use super::extension::Extension;
+use super::fast::{self, FastPath};
 use super::kernel::{self, Scope};
 use super::udp::Tunnel;
 use super::{BackendKind, host_gw, ipip, udp, vxlan, wireguard};
@@ -80,11 +81,12 @@ impl Carrier {
                 outer_mtu: *mtu,
                 options,
                 routes: Handle::default(),
-                meters,
                 wireguard: None,
                 engine: None,
                 path_mtu: None,
                 given: None,
+                fast: FastPath::load(options.fast, &external.link, meters.clone()),
+                meters,
             }),
             BackendKind::Wireguard(wanted) => {
                 let node = wireguard::Node::new(wanted.clone())?;
@@ -100,6 +102,7 @@ impl Carrier {
                     engine: None,
                     path_mtu: None,
                     given: None,
+                    fast: None,
                 };
                 Way::Wireguard(tunnel, node)
             }
@@ -124,6 +127,9 @@ impl Carrier {
             BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
+        if !matches!(&way, Way::Udp(tunnel) if tunnel.fast.is_some()) {
+            fast::remove(&netlink, external.link.index).await?;
+        }
         let carrier = Carrier {
             leases: leases.into_iter().filter(|lease| !lease.is_of(&external.public)).collect(),
             netlink,
@@ -308,10 +314,18 @@ impl Carrier {
     /// Without a lease nothing is carried.
     pub async fn withdraw(&mut self, own: Dual<IpNetwork>) -> Result<()> {
         self.leases.clear();
-        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &self.way {
+        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
             tunnel.routes.publish(Table::default());
+            tunnel.fast.as_mut().map_or(Ok(()), FastPath::withdraw)?;
         }
         self.sync(own).await
+    }
+
+    /// What is to be done each second, without asking the kernel for much: its own programs hear what was found out of the ways to peers.
+    pub fn tend(&mut self) {
+        if let Way::Udp(Tunnel { fast: Some(fast), .. }) = &mut self.way {
+            fast.tend();
+        }
     }
 
     /// Takes over the leases of the other nodes, for as long as the own one is certainly ours. What the kernel carries has no clock: there
@@ -326,14 +340,18 @@ impl Carrier {
             Way::Udp(tunnel) => {
                 let port = tunnel.address.port();
                 let ledger = &tunnel.meters.peers;
-                let peers = others.filter_map(|lease| {
+                let others: Vec<&Lease> = others.collect();
+                let peers = others.iter().filter_map(|lease| {
                     let (subnet, at) = (lease.subnets.ipv4()?, lease.public.ipv4()?);
                     ledger.of(at).way.set_takes_marks(lease.backend.features.has(Feature::Ecn));
                     Some((subnet, SocketAddrV4::new(at, port)))
                 });
                 let table = Table::counted(own.ipv4(), peers, ledger).valid_until(until);
                 tunnel.routes.publish(table);
-                Ok(())
+                if let (Some(fast), Some(own)) = (&mut tunnel.fast, own.ipv4()) {
+                    fast.publish(own, others.into_iter().filter_map(udp::neighbour).collect(), until);
+                }
+                tunnel.ensure_fast(&self.netlink, &self.external).await
             }
             Way::Wireguard(tunnel, node) => {
                 let peers = node.publish(others);
@@ -355,7 +373,11 @@ impl Carrier {
         {
             tunnel.start(ipv4(&own)?)?;
         }
-        self.sync(own).await
+        self.sync(own).await?;
+        match &mut self.way {
+            Way::Udp(tunnel) => tunnel.ensure_fast(&self.netlink, &self.external).await,
+            _ => Ok(()),
+        }
     }
 
     /// Brings device and tables into the state that the lease and the others' leases ask for.

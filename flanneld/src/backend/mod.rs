@@ -2,6 +2,7 @@
 
 pub mod carrier;
 pub mod extension;
+pub mod fast;
 pub mod host_gw;
 pub mod ipip;
 pub mod kernel;

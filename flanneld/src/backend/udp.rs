@@ -8,9 +8,11 @@ use anyhow::{Context, Result};
 use hostnet::{Netlink, Route, sysctl};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
+use super::fast::{self, FastPath};
 use super::kernel::{self, Desired};
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::{Engine, Parts, Voice};
+use crate::datapath::fast::{Neighbour, Place};
 use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
@@ -19,6 +21,7 @@ use crate::datapath::wireguard::Wireguard;
 use crate::family::Dual;
 use crate::iface::External;
 use crate::lease::features::{Feature, Features};
+use crate::lease::key::Lease;
 use crate::path_mtu;
 use crate::route::Handle;
 
@@ -41,6 +44,19 @@ pub fn features() -> Features {
     Features::default().with(Feature::Offload).with(Feature::Ecn)
 }
 
+/// What the kernel's programs are told of a peer.
+pub fn neighbour(lease: &Lease) -> Option<Neighbour> {
+    let has = |feature| lease.backend.features.has(feature);
+    let (subnet, next_hop) = (lease.subnets.ipv4()?, lease.public.ipv4()?);
+    Some(Neighbour {
+        subnet,
+        next_hop,
+        takes: has(Feature::Offload),
+        takes_marks: has(Feature::Ecn),
+        narrow: false,
+    })
+}
+
 /// Queues that are made at most, each with a thread a direction.
 const MOST_QUEUES: usize = 8;
 
@@ -51,6 +67,8 @@ pub struct Options {
     pub level: Level,
     /// How many queues; none: as the processors allow.
     pub queues: Option<NonZeroUsize>,
+    /// Whether the kernel may carry packets by itself.
+    pub fast: bool,
 }
 
 impl Options {
@@ -85,6 +103,8 @@ pub struct Tunnel {
     pub path_mtu: Option<path_mtu::Task>,
     /// What another process passed on, for the next start.
     pub given: Option<Given>,
+    /// What the kernel carries by itself, if it does.
+    pub fast: Option<FastPath>,
 }
 
 impl Tunnel {
@@ -140,6 +160,21 @@ impl Tunnel {
         if let Some(path_mtu) = &self.path_mtu {
             path_mtu.set_mtu(mtu);
         }
+    }
+
+    /// The kernel's programs are where they should be and know what they should, once the device is there.
+    pub async fn ensure_fast(&mut self, netlink: &Netlink, external: &External) -> Result<()> {
+        let Some(fast) = &mut self.fast else { return Ok(()) };
+        let Some(device) = netlink.link_by_name(self.device).await? else { return Ok(()) };
+        let place = Place {
+            address: *self.address.ip(),
+            port: self.address.port(),
+            underlay: external.link.index,
+            device: device.index,
+            mtu: self.mtu,
+            wire: fast::leads_to_a_wire(&external.link),
+        };
+        fast.ensure(netlink, place).await
     }
 
     /// Brings the device into the wanted state; its index.

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::Resettable;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::datapath::path::Level;
 use crate::logging::{At, Modules};
@@ -241,6 +241,10 @@ pub struct Cli {
     )]
     pub(super) log_backtrace_at: At,
 
+    /// Whether the kernel carries most packets of the udp backend by itself (BPF): auto, where it can, or off
+    #[arg(long, env = "FLANNELD_FAST_PATH", default_value = "auto", help_heading = "Packets")]
+    pub(super) fast_path: Wanted,
+
     /// If another flanneld with this subnet file runs on this host, take its place without a gap; it then stands by until it is ended
     #[arg(long, env = "FLANNELD_TAKE_OVER", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true, help_heading = "Upgrade")]
     pub(super) take_over: Switch,
@@ -258,6 +262,15 @@ pub struct Cli {
     /// Queues of the device; for measurements
     #[arg(long, env = "FLANNELD_DATAPATH_QUEUES", hide = true)]
     pub(super) datapath_queues: Option<NonZeroUsize>,
+}
+
+/// Something that is used where it can be, or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Wanted {
+    /// Where it can be.
+    Auto,
+    /// Not at all.
+    Off,
 }
 
 /// A Go boolean: `true`, `1`, `t` and their opposites.

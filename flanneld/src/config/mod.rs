@@ -17,6 +17,7 @@ use crate::lease::etcd::Access;
 use crate::lease::kube::Access as KubeAccess;
 use crate::logging;
 pub use cli::Cli;
+use cli::Wanted;
 
 /// The meaning of the command line.
 #[derive(Debug, Clone)]
@@ -149,7 +150,11 @@ impl Cli {
             blackhole: self.ip_blackhole_route.0,
             forward_rules: self.iptables_forward_rules.0,
             resync: Duration::from_secs(self.iptables_resync.max(1)),
-            datapath: udp::Options { level: self.datapath, queues: self.datapath_queues },
+            datapath: udp::Options {
+                level: self.datapath,
+                queues: self.datapath_queues,
+                fast: self.fast_path == Wanted::Auto,
+            },
             take_over: self.take_over.0,
             healthz: (self.healthz_port != 0).then(|| SocketAddr::new(self.healthz_ip, self.healthz_port)),
         })

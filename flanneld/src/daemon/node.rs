@@ -152,6 +152,7 @@ impl Node {
         let now = Instant::now();
         let left = owned.safe_until().map(|until| until.saturating_duration_since(now).as_secs_f64());
         self.metrics.until.set(left.unwrap_or(f64::INFINITY));
+        self.carrier.tend();
         self.metrics.age.set(self.board.lease_age().unwrap_or(0.0));
         // Asked in any case: what was told of until now is looked at now.
         let changed = self.host.changes.any(&self.carrier.devices());

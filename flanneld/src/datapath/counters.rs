@@ -1,10 +1,15 @@
 //! What was carried and what was dropped, and why. Every drop has a reason, every reason a counter.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use super::fast::Carried;
 use super::path::Path;
 use super::per_peer::PerPeer;
 use crate::path_mtu;
@@ -103,6 +108,47 @@ pub struct Meters {
     pub peers: Ledger,
     /// How large packets to each may be.
     pub path_mtu: path_mtu::Meters,
+    /// What the kernel carried by itself: part of the others as of the last [`Meters::refresh`].
+    fast: Arc<ArcSwap<Carried>>,
+}
+
+#[derive(Debug, Default)]
+struct Families {
+    packets: Family<Way, Counter>,
+    bytes: Family<Way, Counter>,
+    fast: Family<Way, Counter>,
+    answers: Family<Way, Counter>,
+    fragmented: Family<Way, Counter>,
+    drops: Family<Drop, Counter>,
+}
+
+/// What is shown at /metrics: the counters, after a look at what the kernel carried by itself.
+#[derive(Debug)]
+struct Shown {
+    families: Families,
+    meters: Meters,
+}
+
+impl Collector for Shown {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.meters.refresh();
+        let Families { packets, bytes, fast, answers, fragmented, drops } = &self.families;
+        for (name, help, family) in [
+            ("flannel_packets", "Packets carried.", packets),
+            ("flannel_bytes", "Bytes carried, without outer headers.", bytes),
+            ("flannel_fast_packets", "Those of the packets carried that the kernel carried by itself.", fast),
+            ("flannel_icmp_answers", "ICMP unreachable answers to pods.", answers),
+            (
+                "flannel_fragmented",
+                "Packets sent on in fragments, as the way is narrower than the interface.",
+                fragmented,
+            ),
+        ] {
+            family.encode(encoder.encode_descriptor(name, help, None, family.metric_type())?)?;
+        }
+        let help = "Packets dropped, by reason.";
+        drops.encode(encoder.encode_descriptor("flannel_drops", help, None, drops.metric_type())?)
+    }
 }
 
 /// The counters of one direction. Each is one atomic number; adding to it orders nothing.
@@ -112,6 +158,8 @@ pub struct Counters {
     pub packets: Counter,
     /// Their bytes, without outer headers.
     pub bytes: Counter,
+    /// Those of the packets that the kernel carried by itself.
+    pub fast: Counter,
     /// ICMP answers given.
     pub answers: Counter,
     /// Packets that were sent on in fragments.
@@ -122,30 +170,31 @@ pub struct Counters {
 impl Meters {
     /// Registered for /metrics.
     pub fn register(registry: &mut Registry) -> Meters {
-        let (packets, bytes, answers, fragmented) = (
-            Family::<Way, Counter>::default(),
-            Family::<Way, Counter>::default(),
-            Family::<Way, Counter>::default(),
-            Family::<Way, Counter>::default(),
-        );
-        let drops = Family::<Drop, Counter>::default();
-        registry.register("flannel_packets", "Packets carried", packets.clone());
-        registry.register("flannel_bytes", "Bytes carried, without outer headers", bytes.clone());
-        registry.register("flannel_icmp_answers", "ICMP unreachable answers to pods", answers.clone());
-        let text = "Packets sent on in fragments, as the way is narrower than the interface";
-        registry.register("flannel_fragmented", text, fragmented.clone());
-        registry.register("flannel_drops", "Packets dropped, by reason", drops.clone());
+        let families = Families::default();
         let of = |direction: &'static str| Counters {
-            packets: packets.get_or_create_owned(&Way { direction }),
-            bytes: bytes.get_or_create_owned(&Way { direction }),
-            answers: answers.get_or_create_owned(&Way { direction }),
-            fragmented: fragmented.get_or_create_owned(&Way { direction }),
-            drops: Reason::ALL.map(|reason| drops.get_or_create_owned(&Drop { direction, reason })),
+            packets: families.packets.get_or_create_owned(&Way { direction }),
+            bytes: families.bytes.get_or_create_owned(&Way { direction }),
+            fast: families.fast.get_or_create_owned(&Way { direction }),
+            answers: families.answers.get_or_create_owned(&Way { direction }),
+            fragmented: families.fragmented.get_or_create_owned(&Way { direction }),
+            drops: Reason::ALL.map(|reason| families.drops.get_or_create_owned(&Drop { direction, reason })),
         };
-        let peers = Ledger::default();
-        registry.register_collector(Box::new(PerPeer(peers.clone())));
+        let (peers, fast) = (Ledger::default(), Arc::default());
         let (path, path_mtu) = (Path::register(registry), path_mtu::Meters::register(registry));
-        Meters { out: of("out"), into: of("in"), path, peers, path_mtu }
+        let meters = Meters { out: of("out"), into: of("in"), path, peers, path_mtu, fast };
+        registry.register_collector(Box::new(Shown { families, meters: meters.clone() }));
+        registry.register_collector(Box::new(PerPeer(meters.peers.clone())));
+        meters
+    }
+
+    /// Takes what the kernel carries by itself into account.
+    pub fn set_fast(&self, carried: Carried) {
+        self.fast.store(Arc::new(carried));
+    }
+
+    /// Adds what the kernel has carried by itself since the last time.
+    pub fn refresh(&self) {
+        self.fast.load().fold(self);
     }
 }
 

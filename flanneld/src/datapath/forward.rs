@@ -4,13 +4,14 @@ use std::net::SocketAddrV4;
 
 use super::clamp::{Sum, clamp};
 use super::counters::Reason;
-use super::layers::Layers;
+use super::layers::{Layers, TCP};
 use super::packet::Packet;
 use super::virtio::Header;
 use super::{ecn, fragment};
 use crate::route::{Hop, Table};
 
-/// The longest packet that is taken from a peer: that of the largest Ethernet jumbo frame.
+/// The longest packet that is taken from a peer: that of the largest Ethernet jumbo frame. Of TCP, a longer one may be a super-packet
+/// of a kernel that encapsulates ([`super::partial::whole`]).
 pub const LONGEST: usize = 9216;
 
 /// Where a packet goes on to, and how.
@@ -85,10 +86,12 @@ fn fit(bytes: &mut [u8], left: &Header, limit: usize) -> Fit {
 /// Judges a datagram: is it from whom it should be, and for here; from which next hop it is. It goes on with a hop less. `outer` is
 /// the class of service that it arrived with.
 pub fn inbound(bytes: &mut [u8], from: SocketAddrV4, outer: u8, table: &Table) -> Result<Hop, Reason> {
-    if bytes.len() > LONGEST {
-        return Err(Reason::Truncated);
-    }
-    let mut packet = Packet::parse(bytes)?;
+    let too_long = bytes.len() > LONGEST;
+    let mut packet = match Packet::parse(bytes) {
+        Ok(packet) if !too_long || packet.protocol() == TCP => packet,
+        _ if too_long => return Err(Reason::Truncated),
+        other => other?,
+    };
     let own = table.own().ok_or(Reason::NoLease)?;
     let peer = table.lookup(packet.source()).filter(|peer| peer.at == from).ok_or(Reason::Sender)?;
     if !own.contains(packet.destination()) {

@@ -9,6 +9,8 @@
 //! sent in one call; what arrives is judged packet by packet and joined again. Over the wire goes a bare inner packet a
 //! datagram, whatever the other side makes of it.
 //!
+//! What the kernel can do alone, its programs do (`fast`), and such a packet never comes here.
+//!
 //! `tun` and `udp` move batches to and from the kernel, `engine` is the loops and decides nothing, `pass` hands queues and
 //! sockets to the next process. All else is pure: bytes and a table in, verdicts and ranges out, no clock, no file.
 
@@ -19,6 +21,7 @@ pub mod coalesce;
 pub mod counters;
 pub mod ecn;
 pub mod engine;
+pub mod fast;
 pub mod forward;
 pub mod fragment;
 pub mod icmp;

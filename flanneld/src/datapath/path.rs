@@ -46,6 +46,10 @@ pub enum Feature {
     UdpGso,
     /// The kernel joins datagrams that are received.
     UdpGro,
+    /// A program in the kernel sends what pods send to peers that take it.
+    FastOut,
+    /// A program in the driver takes in what peers send.
+    FastIn,
 }
 
 impl Feature {

@@ -96,12 +96,17 @@ impl<'a> Train<'a> {
 
     /// One more packet.
     pub fn packet(&mut self, from: Hop, bytes: usize) {
+        self.packets(from, 1, bytes as u64);
+    }
+
+    /// So many more packets.
+    pub fn packets(&mut self, from: Hop, packets: u64, bytes: u64) {
         if self.from != Some(from) {
             self.add();
             self.from = Some(from);
         }
-        self.count.packets += 1;
-        self.count.bytes += bytes as u64;
+        self.count.packets += packets;
+        self.count.bytes += bytes;
     }
 
     fn add(&mut self) {

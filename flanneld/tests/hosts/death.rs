@@ -82,7 +82,7 @@ fn dies_and_comes_back(signal: Signal) {
     let talk = Talk::start(dial(a.ns.path(), b.ip, 80).unwrap());
     talk.goes_on();
     let (device, subnet) = (tun(&lab.hosts[0]), daemons[0].subnet());
-    let clear = Capture::start(lab.hosts[0].ns.path(), "eth0", in_clear);
+    let clear = Capture::wire(&lab, 0, in_clear);
 
     for absence in [Duration::ZERO, ABSENCE] {
         let died = Instant::now();
@@ -105,7 +105,7 @@ fn dies_and_comes_back(signal: Signal) {
     assert_eq!(clear.kept.len(), 0, "in clear: {:02x?}", clear.kept.first());
     // The capture would have seen it: without device and route, packets do leave in clear.
     drop(daemons);
-    let clear = Capture::start(lab.hosts[0].ns.path(), "eth0", in_clear);
+    let clear = Capture::wire(&lab, 0, in_clear);
     inside(lab.hosts[0].ns.path(), async || {
         let netlink = Netlink::connect().unwrap();
         let routes = netlink.routes().await.unwrap();
@@ -133,7 +133,7 @@ fn without_a_device_packets_are_refused_not_leaked() {
     let (lab, mut daemons, [a, b]) = Lab::pair();
     daemons[0].end(Signal::SIGKILL);
     let device = tun(&lab.hosts[0]);
-    let clear = Capture::start(lab.hosts[0].ns.path(), "eth0", in_clear);
+    let clear = Capture::wire(&lab, 0, in_clear);
     inside(lab.hosts[0].ns.path(), async || Netlink::connect().unwrap().delete_link(device).await.unwrap());
     chatter(&a, &b, Duration::from_millis(500));
     daemons[0] = Flanneld::start(&lab, 0, &[]);
@@ -158,7 +158,7 @@ fn paused_beyond_its_lease_it_sends_nothing_for_it_any_more() {
     second.wait_for("flannel_leases", 1);
     lab.lease(&format!("{}-24", subnet.network()), lab.hosts[2].ip, 600);
     second.wait_for("flannel_leases", 2);
-    let sent = Capture::start(lab.hosts[0].ns.path(), "eth0", is_tunnel);
+    let sent = Capture::wire(&lab, 0, is_tunnel);
     chatter(&a, &b, Duration::from_millis(150));
     kill(first.pid(), Signal::SIGCONT).unwrap();
     within(Duration::from_secs(10), "it has another subnet", || first.subnet().0 != subnet);

@@ -43,6 +43,16 @@ impl Flanneld {
         Flanneld::spawn_program(env!("CARGO_BIN_EXE_flanneld"), lab, host, more, variables)
     }
 
+    /// Starts it on a host without some capabilities (of capabilities(7), without `CAP_`), and waits until it carries packets.
+    pub fn start_without(lab: &Lab, host: usize, capabilities: &[&str]) -> Flanneld {
+        let without: Vec<String> = capabilities.iter().map(|name| format!("-{name}")).collect();
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", &without.join(","), env!("CARGO_BIN_EXE_flanneld")]);
+        let daemon = Flanneld::launch(lab, host, command, &[]);
+        daemon.wait_ready();
+        daemon
+    }
+
     /// Starts another program that understands the same flags.
     pub fn spawn_program(
         program: &str,
@@ -51,11 +61,16 @@ impl Flanneld {
         more: &[&str],
         variables: &[(&str, &str)],
     ) -> Flanneld {
+        let mut command = Command::new(program);
+        command.envs(variables.iter().copied());
+        Flanneld::launch(lab, host, command, more)
+    }
+
+    fn launch(lab: &Lab, host: usize, mut command: Command, more: &[&str]) -> Flanneld {
         let ns = lab.hosts[host].ns.path().to_owned();
         let (file, log) =
             (lab.dir.path().join(format!("{host}.env")), lab.dir.path().join(format!("{host}.log")));
         let out = File::options().create(true).append(true).open(&log).unwrap();
-        let mut command = Command::new(program);
         command
             .args(["--etcd-endpoints", &endpoint(), "--healthz-ip", "127.0.0.1", "--healthz-port", "8081"])
             .args(["--ip-masq", "--subnet-file"])
@@ -63,11 +78,10 @@ impl Flanneld {
             .args(more)
             // Hosts share the machine's files.
             .env("WIREGUARD_KEY_FILE", key_file(lab, host))
-            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(out);
         let child = run_in(&ns, || command.spawn()).unwrap();
-        let child = child.unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+        let child = child.unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
         Flanneld { child, host: ns, file, log }
     }
 

@@ -96,7 +96,7 @@ fn device_and_routes_that_are_taken_away_are_back_soon() {
     let (lab, _daemons, [a, b]) = Lab::pair();
     let host = &lab.hosts[0];
     assert!(inside(host.ns.path(), async || is_right(&Netlink::connect().unwrap()).await));
-    let clear = Capture::start(host.ns.path(), "eth0", in_clear);
+    let clear = Capture::wire(&lab, 0, in_clear);
     for what in ["device", "link up", "route", "address", "mtu"] {
         inside(host.ns.path(), async || take_away(what, &Netlink::connect().unwrap()).await);
         let start = Instant::now();

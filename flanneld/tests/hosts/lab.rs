@@ -30,7 +30,8 @@ static LABS: AtomicU32 = AtomicU32::new(0);
 
 /// Hosts on one switch.
 pub struct Lab {
-    switch: Named,
+    /// The switch's; a host's wire ends there as `h1`, `h2` and so on.
+    pub switch: Named,
     /// The hosts, in their order; none runs a flanneld yet.
     pub hosts: Vec<Host>,
     etcd: Child,

@@ -39,6 +39,7 @@ mod damage;
 mod death;
 mod dual;
 mod extension;
+mod fast;
 mod flags;
 mod flannel;
 mod flood;

@@ -30,9 +30,9 @@ fn server(pod: &Pod) -> UdpSocket {
     udp(pod.ns.path(), (pod.ip, 0))
 }
 
-/// Go flannel's nftables rules would fail here: a packet from a host to another host's pod keeps the host's address, and a mark of more than
+/// `outer` is how many bytes the backend puts before a packet. Go flannel's nftables rules would fail here: a packet from a host to another host's pod keeps the host's address, and a mark of more than
 /// one bit is not seen.
-fn addresses_are_as_by_iptables(config: &str, device: &str) {
+fn addresses_are_as_by_iptables(config: &str, outer: usize) {
     let lab = Lab::with_hosts(3);
     lab.put("/coreos.com/network/config", config);
     let daemons = [0, 1].map(|host| Flanneld::start(&lab, host, &[]));
@@ -52,22 +52,25 @@ fn addresses_are_as_by_iptables(config: &str, device: &str) {
 
     // Who marks a packet so masquerades it himself. With this source no other host would take it, so it is looked at where it leaves.
     let to = pods[1].ip;
-    let leaving = Capture::start(host.ns.path(), device, move |ip| ip[16..20] == to.octets());
+    let leaving =
+        Capture::wire(&lab, 0, move |ip| ip.len() > outer + 20 && ip[outer + 16..outer + 20] == to.octets());
     let marked = from_host();
     setsockopt(&marked, sockopt::Mark, &0x14000).unwrap();
     marked.send_to(b"question", (to, 9)).unwrap();
     let left = leaving.stop().kept;
-    assert_eq!(left.iter().map(|ip| &ip[12..16]).collect::<Vec<_>>(), [host.ip.octets()], "marked");
+    let sources: Vec<_> = left.iter().map(|ip| &ip[outer + 12..outer + 16]).collect();
+    assert_eq!(sources, [host.ip.octets()], "marked");
 }
 
 #[test]
 fn addresses_are_as_by_iptables_over_udp() {
-    addresses_are_as_by_iptables(super::lab::NETWORK, "flannel0");
+    addresses_are_as_by_iptables(super::lab::NETWORK, 20 + 8);
 }
 
 #[test]
 fn addresses_are_as_by_iptables_over_vxlan() {
-    addresses_are_as_by_iptables(VXLAN, "flannel.1");
+    // VXLAN's own header, and an Ethernet header.
+    addresses_are_as_by_iptables(VXLAN, 20 + 8 + 8 + 14);
 }
 
 #[test]

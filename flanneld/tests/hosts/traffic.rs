@@ -88,7 +88,7 @@ fn udp_of_the_inner_mtu_crosses_whole() {
     for socket in [&server, &client] {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
     }
-    let outer = Capture::start(lab.hosts[0].ns.path(), "eth0", is_tunnel);
+    let outer = Capture::wire(&lab, 0, is_tunnel);
     let at_pod = Capture::start(b.ns.path(), "eth0", |ip| ip[9] == 17);
     let mut buffer = vec![0; 2000];
     for n in 0..100 {

@@ -15,6 +15,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::lab::Lab;
+
 /// EtherTypes.
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -71,6 +73,11 @@ impl Capture {
             seen
         });
         Capture { stop, thread: Some(thread) }
+    }
+
+    /// Begins at the switch's end of a host's wire: what is there is what the wire carries, whatever programs the host's own interface has.
+    pub fn wire(lab: &Lab, host: usize, wanted: impl Fn(&[u8]) -> bool + Send + 'static) -> Capture {
+        Capture::start(lab.switch.path(), &format!("h{}", host + 1), wanted)
     }
 
     /// Ends it, a moment after the last packet was sent; what it saw.

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use super::Shared;
+use super::{Shared, whole};
 use crate::datapath::coalesce::{Joined, Run, Runs};
 use crate::datapath::counters::{Counters, Reason};
-use crate::datapath::forward;
+use crate::datapath::forward::{self, LONGEST};
 use crate::datapath::layers::MAX_HEADER;
 use crate::datapath::partial;
 use crate::datapath::path::{Feature, Path};
@@ -58,7 +58,10 @@ pub(super) fn run(shared: &Shared, queue: usize) {
             let judged = match &mut opener {
                 None => forward::inbound(&mut bytes[at.clone()], datagram.from, datagram.tos, &table).map(
                     |peer| {
-                        partial::finish(&mut bytes[at.clone()]);
+                        // What is longer is cut before anything is finished.
+                        if at.len() <= parts.mtu {
+                            partial::finish(&mut bytes[at.clone()]);
+                        }
                         forward::fit_answers(&mut bytes[at.clone()], peer, &table);
                         Some((peer, at))
                     },
@@ -73,6 +76,19 @@ pub(super) fn run(shared: &Shared, queue: usize) {
                 Err(reason) => inbound.counters.drop(reason),
                 Ok(None) => {}
                 Ok(Some((peer, at))) => {
+                    if opener.is_none() && at.len() > parts.mtu {
+                        if let Some(gso) = partial::whole(&bytes[at.clone()], parts.mtu) {
+                            inbound.hand_on(bytes);
+                            let (packets, length) =
+                                whole::hand_on((inbound.queue, path), bytes, at, gso, inbound.counters);
+                            train.packets(peer, packets, length);
+                            continue;
+                        }
+                        if at.len() > LONGEST {
+                            inbound.counters.drop(Reason::Truncated);
+                            continue;
+                        }
+                    }
                     train.packet(peer, at.len());
                     let bytes = opener.as_ref().map_or(&*bytes, Opener::bytes);
                     if inbound.runs.is_full() {

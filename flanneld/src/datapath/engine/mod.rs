@@ -11,6 +11,7 @@
 mod inbound;
 mod outbound;
 mod timers;
+mod whole;
 
 use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -41,6 +41,13 @@ impl Queue {
         (&self.file).write_vectored(&[IoSlice::new(header), IoSlice::new(packet)]).map(drop)
     }
 
+    /// The same with a packet whose header lies elsewhere.
+    pub fn write_parts(&self, header: &[u8], payload: &[u8]) -> std::io::Result<()> {
+        let begin = if self.vnet { &[0; virtio::LEN][..] } else { &[] };
+        let parts = [IoSlice::new(begin), IoSlice::new(header), IoSlice::new(payload)];
+        (&self.file).write_vectored(&parts).map(drop)
+    }
+
     /// Hands a super-packet to the kernel: its header with what is left to be done, and the payloads of its packets.
     pub fn write_run(
         &self,

@@ -7,12 +7,11 @@ use super::sys::ReceiveVectors;
 use crate::datapath::buffer::Datagram;
 use crate::datapath::path::Level;
 
-/// What one call may bring: so many rooms of so many bytes. Joined datagrams are as long as an IP packet can be; the others are
-/// cut off at a length that no packet that is taken has.
-const JOINED: (usize, usize) = (16, 65_536);
-const SINGLE: (usize, usize) = (64, 16_384);
-
-const _: () = assert!(SINGLE.1 > crate::datapath::forward::LONGEST);
+/// What one call may bring: so many rooms, each for a datagram as long as an IP packet can be: where nothing is joined, a kernel that
+/// encapsulates may still have sent a super-packet.
+const JOINED: usize = 16;
+const SINGLE: usize = 64;
+const ROOM: usize = 65_536;
 
 /// Receives from one socket.
 #[derive(Debug)]
@@ -20,19 +19,17 @@ pub struct Receiver<'a> {
     socket: &'a UdpSocket,
     vectors: ReceiveVectors,
     bytes: Box<[u8]>,
-    room: usize,
     datagrams: Vec<Datagram>,
 }
 
 impl<'a> Receiver<'a> {
     pub(super) fn new(socket: &'a UdpSocket, level: Level, joined: bool) -> Receiver<'a> {
-        let (rooms, room) = if joined { JOINED } else { SINGLE };
+        let rooms = if joined { JOINED } else { SINGLE };
         let rooms = if level == Level::Plain { 1 } else { rooms };
         Receiver {
             socket,
             vectors: ReceiveVectors::new(rooms),
-            bytes: vec![0; rooms * room].into(),
-            room,
+            bytes: vec![0; rooms * ROOM].into(),
             datagrams: Vec::with_capacity(rooms),
         }
     }
@@ -40,7 +37,7 @@ impl<'a> Receiver<'a> {
     /// Receives what is there, without waiting; whether there was something.
     pub fn receive(&mut self) -> io::Result<bool> {
         self.datagrams.clear();
-        match self.vectors.receive(self.socket, &mut self.bytes, self.room, &mut self.datagrams) {
+        match self.vectors.receive(self.socket, &mut self.bytes, ROOM, &mut self.datagrams) {
             Ok(()) => Ok(!self.datagrams.is_empty()),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
