@@ -18,6 +18,8 @@ type Answer = BoxFuture<'static, Result<(Snapshot, Events), StoreError>>;
 pub(super) struct Feed {
     ask: Ask,
     state: State,
+    /// The revision up to which all is known, where revisions can be compared.
+    seen: Option<i64>,
     told: Told,
 }
 
@@ -34,19 +36,21 @@ enum State {
 pub(super) enum Item {
     /// All there is; what was known before and is not in it is gone.
     All(Snapshot),
+    /// The same, but of an earlier moment: the store was restored from a backup, and what was written since is lost.
+    Back(Snapshot),
     /// Changes since.
     Some(Vec<Event>),
 }
 
 impl Feed {
-    /// Begins with a listing.
-    pub(super) fn new(store: Arc<dyn LeaseStore>) -> Feed {
-        Feed::of(Box::new(move || ask(store.clone())))
+    /// Begins with a listing, which cannot be older than what was written at this revision.
+    pub(super) fn new(store: Arc<dyn LeaseStore>, seen: i64) -> Feed {
+        Feed { seen: Some(seen), ..Feed::of(Box::new(move || ask(store.clone()))) }
     }
 
-    /// The same of another source.
+    /// The same of another source, whose revisions are not compared.
     pub(super) fn of(ask: Ask) -> Feed {
-        Feed { state: State::Asking(ask()), ask, told: Told::default() }
+        Feed { state: State::Asking(ask()), ask, seen: None, told: Told::default() }
     }
 
     /// The next piece. It may be dropped half-way and called again: nothing is lost.
@@ -61,7 +65,9 @@ impl Feed {
                     Ok((snapshot, events)) => {
                         self.told.over();
                         self.state = State::Watching(events);
-                        return Item::All(snapshot);
+                        let back = self.seen.is_some_and(|seen| snapshot.revision < seen);
+                        self.seen = self.seen.map(|_| snapshot.revision);
+                        return if back { Item::Back(snapshot) } else { Item::All(snapshot) };
                     }
                     Err(error) => {
                         self.told.once(&error, |error| tracing::warn!("cannot list the leases: {error}"));
@@ -69,7 +75,10 @@ impl Feed {
                     }
                 },
                 State::Watching(events) => match events.next().await {
-                    Some(Ok((changes, _))) => return Item::Some(changes),
+                    Some(Ok((changes, revision))) => {
+                        self.seen = self.seen.map(|seen| seen.max(revision));
+                        return Item::Some(changes);
+                    }
                     Some(Err(error)) => {
                         tracing::warn!("the watch ended ({error}); listing again");
                         self.pause();
@@ -108,6 +117,7 @@ mod tests {
     fn count(item: &Item) -> (&str, usize) {
         match item {
             Item::All(snapshot) => ("all", snapshot.records.len()),
+            Item::Back(snapshot) => ("back", snapshot.records.len()),
             Item::Some(changes) => ("some", changes.len()),
         }
     }
@@ -115,14 +125,14 @@ mod tests {
     #[tokio::test]
     async fn first_all_then_changes_and_all_again_after_an_outage() {
         let store = Memory::default();
-        let mut feed = Feed::new(Arc::new(store.clone()));
+        let mut feed = Feed::new(Arc::new(store.clone()), 0);
         store.create("10.5.1.0-24", "{}", 60).await.unwrap().unwrap();
         assert_eq!(count(&feed.next().await), ("all", 1));
         store.create("10.5.2.0-24", "{}", 60).await.unwrap().unwrap();
         assert_eq!(count(&feed.next().await), ("some", 1));
 
         store.set_down(true);
-        let mut feed = Feed::new(Arc::new(store.clone()));
+        let mut feed = Feed::new(Arc::new(store.clone()), 0);
         assert!(timeout(RETRY, feed.next()).await.is_err(), "nothing to tell while etcd is away");
         store.set_down(false);
         assert_eq!(
@@ -130,5 +140,7 @@ mod tests {
             ("all", 2),
             "soon after it is back"
         );
+        let mut feed = Feed::new(Arc::new(store.clone()), 3);
+        assert_eq!(count(&feed.next().await), ("back", 2), "revision 2, where there was a third");
     }
 }

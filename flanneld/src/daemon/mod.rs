@@ -38,6 +38,7 @@ use crate::family::{Dual, Family};
 use crate::http::Ready;
 use crate::iface::{self, Wanted};
 use crate::lease::follow::Follower;
+use crate::lease::holder;
 use crate::lease::keeper::{KeeperError, Owned, Settings};
 use crate::lease::observed::Health;
 use crate::look::board::Board;
@@ -57,6 +58,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries to get a lease while all are taken.
 const REACQUIRE: Duration = Duration::from_secs(2);
+/// Between two questions whether another host with the same address is alive; each is a write of both.
+const RIVAL: Duration = Duration::from_secs(10);
 
 /// Runs until it is dropped; returns only with an error that a restart may mend.
 pub async fn run(config: Config) -> Result<()> {
@@ -181,6 +184,7 @@ async fn start(config: &Config, meters: Meters, (board, health): (&Board, Health
     let settings = Settings {
         network: network.clone(),
         public: external.public,
+        holder: holder::this_host(),
         backend: carrier.advert(),
         ttl: config.lease_ttl,
         margin: config.renew_margin,
@@ -199,8 +203,12 @@ async fn insist(ask: impl AsyncFn() -> Result<Owned, KeeperError>) -> Owned {
             }
             Err(error) => {
                 told.once(&error, |error| tracing::error!("failed to acquire a lease: {error}"));
-                let taken = matches!(error, KeeperError::OutOfSubnets(_) | KeeperError::Node(_));
-                sleep(if taken { REACQUIRE } else { jittered(RETRY) }).await;
+                sleep(match error {
+                    KeeperError::Rival { .. } => RIVAL,
+                    KeeperError::OutOfSubnets(_) | KeeperError::Node(_) => REACQUIRE,
+                    _ => jittered(RETRY),
+                })
+                .await;
             }
         }
     }

@@ -151,10 +151,18 @@ impl Tenure {
         }
     }
 
-    /// News of all leases.
-    pub(super) fn feed(&self) -> Feed {
+    /// Who keeps the own lease, if it is not given.
+    pub(super) fn keeper(&self) -> Option<&Keeper> {
         match self {
-            Tenure::Etcd(keeper) => Feed::new(keeper.store()),
+            Tenure::Etcd(keeper) => Some(keeper),
+            Tenure::Kube(..) => None,
+        }
+    }
+
+    /// News of all leases.
+    pub(super) fn feed(&self, owned: &Owned) -> Feed {
+        match self {
+            Tenure::Etcd(keeper) => Feed::new(keeper.store(), owned.held.mod_revision),
             Tenure::Kube(nodes, settings) => {
                 let (nodes, alone) = (nodes.clone(), settings.network.backend == BackendKind::Alloc);
                 Feed::of(Box::new(move || {

@@ -8,7 +8,7 @@ use futures::StreamExt;
 
 use super::etcd::{Access, Etcd};
 use super::memory::Memory;
-use super::store::{Event, LeaseStore, StoreError};
+use super::store::{Event, Held, LeaseStore, StoreError};
 
 const VALUE: &str = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#;
 
@@ -34,12 +34,18 @@ async fn suite(store: &dyn LeaseStore) {
     );
     store.forget(first.lease_id).await;
     assert_eq!(store.list().await.unwrap().records.len(), 1, "what is forgotten holds nothing any more");
+    let marked = store.mark("10.5.1.0-24", VALUE, renewed.mod_revision).await.unwrap().unwrap();
+    assert!(store.mark("10.5.1.0-24", VALUE, renewed.mod_revision).await.unwrap().is_none(), "seen is old");
+    assert!(store.mark("10.5.9.0-24", VALUE, marked).await.unwrap().is_none(), "nothing is there");
+    let record = store.list().await.unwrap().records.remove(0);
+    assert_eq!((record.mod_revision, record.lease_id), (marked, renewed.lease_id), "it ends as before");
+    let renewed = Held { mod_revision: marked, ..renewed };
     let reserved = store.renew("10.5.1.0-24", VALUE, renewed.mod_revision, 0).await.unwrap().unwrap();
     assert_eq!((reserved.lease_id, store.list().await.unwrap().records[0].lease_id), (0, 0));
 
     let mut events = store.watch(start).await.unwrap();
     let mut seen = Vec::new();
-    while seen.len() < 3 {
+    while seen.len() < 4 {
         let next =
             tokio::time::timeout(Duration::from_secs(5), events.next()).await.expect("the watch is silent");
         seen.extend(next.unwrap().unwrap().0);
@@ -49,7 +55,7 @@ async fn suite(store: &dyn LeaseStore) {
     let revisions = seen.iter().map(|event| if let Event::Put(r) = event { r.mod_revision } else { 0 });
     assert_eq!(
         revisions.collect::<Vec<_>>(),
-        [first.mod_revision, renewed.mod_revision, reserved.mod_revision]
+        [first.mod_revision, marked - 1, marked, reserved.mod_revision]
     );
 
     let (old, new) = ("10.5.1.0-24", "10.5.1.0-24&fc00:0:0:1::-64");

@@ -172,6 +172,16 @@ impl LeaseStore for Etcd {
         self.put_if([unchanged, absent], Some(old), (&key, value), ttl).await
     }
 
+    async fn mark(&self, key: &str, value: &str, seen: i64) -> Result<Option<i64>, StoreError> {
+        let key = format!("{}{key}", self.subnets);
+        let unchanged = Compare::mod_revision(key.as_str(), CompareOp::Equal, seen);
+        let options = PutOptions::new().with_ignore_lease();
+        let txn = Txn::new().when([unchanged]).and_then([TxnOp::put(key, value, Some(options))]);
+        let answer = self.client().txn(txn).await.map_err(|e| unavailable(&e))?;
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        Ok(answer.succeeded().then_some(revision))
+    }
+
     async fn forget(&self, lease_id: i64) {
         if lease_id != 0 {
             // If it can't be given back now it ends by itself.

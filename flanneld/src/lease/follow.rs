@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnetwork::IpNetwork;
 
 use super::allocate::overlap;
+use super::holder::Holding;
 use super::key::{BadLease, Lease, decode_key};
 use super::store::{Event, Record};
 use crate::config::network::NetworkConfig;
@@ -31,7 +32,10 @@ pub struct Follower {
 #[derive(Debug)]
 struct Known {
     created: i64,
+    /// Of its last change.
+    revision: i64,
     lease: Lease,
+    holding: Holding,
     /// Whether it is the oldest of each of its subnets.
     counts: bool,
 }
@@ -83,6 +87,11 @@ impl Follower {
         self.known.get(key).filter(|known| known.counts).map(|known| &known.lease)
     }
 
+    /// Which host holds the lease of a key, and the revision at which its record says so.
+    pub fn holding(&self, key: &str) -> Option<(&Holding, i64)> {
+        self.known.get(key).map(|known| (&known.holding, known.revision))
+    }
+
     /// How many records are left out at the moment: damaged, or of a subnet that an older one has.
     pub fn bad_count(&self) -> usize {
         self.damaged.len() + self.known.values().filter(|known| !known.counts).count()
@@ -93,7 +102,8 @@ impl Follower {
         match self.check(record) {
             Ok(lease) => {
                 self.damaged.remove(key);
-                self.set(key, Some(Known { created, lease, counts: false }))
+                let (revision, holding) = (record.mod_revision, Holding::of(&record.value));
+                self.set(key, Some(Known { created, revision, lease, holding, counts: false }))
             }
             // What was good and is damaged now counts as gone: where it leads is not known any more.
             Err(why) => {

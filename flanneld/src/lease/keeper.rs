@@ -15,10 +15,11 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::allocate;
 use super::follow::{older_owner, taken};
+use super::holder::{self, Holding};
 use super::key::{Advert, Lease, encode_key};
 use super::kube::node::BadNode;
 use super::store::{Held, LeaseStore, Record, Snapshot, StoreError};
@@ -26,6 +27,8 @@ use crate::chance;
 use crate::config::network::NetworkConfig;
 use crate::family::{Dual, Family};
 
+/// So long the holder of a lease has time to say that it is alive, when another host with its address asks.
+pub const CLAIM: Duration = Duration::from_secs(3);
 /// How often a subnet is tried before it is said that none can be had; each time somebody else was faster.
 const TRIES: usize = 64;
 
@@ -36,6 +39,8 @@ pub struct Settings {
     pub network: NetworkConfig,
     /// The own external addresses: the name under which a lease is found again.
     pub public: Dual<IpAddr>,
+    /// This host, apart from others to which the same address was given ([`holder::this_host`]).
+    pub holder: String,
     /// What others are told of the backend.
     pub backend: Advert,
     /// How long a lease lasts, in seconds.
@@ -130,6 +135,17 @@ pub enum KeeperError {
         "out of {0} subnets: all of the network's are leased; enlarge the network or remove leases of dead nodes"
     )]
     OutOfSubnets(Family),
+    /// Another host has the same address.
+    #[error(
+        "the public address {ip} is another host's, too, which has the lease of {subnets} and is alive: give this host another one by \
+         --public-ip or --iface"
+    )]
+    Rival {
+        /// The addresses.
+        ip: Dual<IpAddr>,
+        /// The other host's subnets.
+        subnets: Dual<IpNetwork>,
+    },
     /// Others were faster each time.
     #[error("others took each of the {TRIES} subnets that were tried; trying again")]
     Contended,
@@ -164,6 +180,9 @@ impl Keeper {
         for _ in 0..TRIES {
             let snapshot = self.store.list().await?;
             let owned = match self.own_record(&snapshot) {
+                Some(own) if !self.holds(&Holding::of(&own.record.value)) => {
+                    self.claim(&own, previous).await?
+                }
                 Some(own) if own.is_good => self.take_over(own).await?,
                 Some(own) => self.convert(&snapshot, &own, previous).await?,
                 None => self.create(&snapshot, previous).await?,
@@ -238,7 +257,7 @@ impl Keeper {
         (!owned.reserved).then(|| owned.asked + owned.ttl - margin)
     }
 
-    /// The record that this address has, if a subnet of it is one that is handed out; a good one before others.
+    /// The record that this address has, or that this host has under another address, if a subnet of it is one that is handed out; a good one before others.
     fn own_record<'a>(&self, snapshot: &'a Snapshot) -> Option<Own<'a>> {
         let (records, network) = (&snapshot.records, &self.settings.network);
         let fits = |(family, subnet): (Family, &IpNetwork)| {
@@ -247,7 +266,8 @@ impl Keeper {
         let own = records.iter().filter_map(|record| {
             let lease = Lease::decode(&record.key, &record.value).ok()?;
             let is_good = network.hands_out(&lease.subnets) && older_owner(records, record).is_none();
-            let ours = lease.is_of(&self.settings.public) && lease.subnets.iter().any(fits);
+            let same = Holding::of(&record.value).holder.as_ref() == Some(&self.settings.holder);
+            let ours = (same || lease.is_of(&self.settings.public)) && lease.subnets.iter().any(fits);
             ours.then_some(Own { record, subnets: lease.subnets, is_good })
         });
         own.max_by_key(|own| own.is_good)
@@ -267,6 +287,46 @@ impl Keeper {
         Ok(owned)
     }
 
+    /// Asks whether the holder of a lease with this host's address is alive, and takes it over if it is not. None if something else
+    /// happened to it meanwhile.
+    async fn claim(&self, own: &Own<'_>, previous: Dual<IpNetwork>) -> Result<Option<Owned>, KeeperError> {
+        let (key, before) = (&own.record.key, Holding::of(&own.record.value));
+        tracing::info!(subnet = %own.subnets, "another host, or this one before it was started anew, holds a lease with this address: is it alive?");
+        let Some(value) = holder::claimed(&own.record.value, &self.settings.holder) else { return Ok(None) };
+        let Some(revision) = self.store.mark(key, &value, own.record.mod_revision).await? else {
+            return Ok(None);
+        };
+        sleep(CLAIM).await;
+        let snapshot = self.store.list().await?;
+        let Some(record) = snapshot.records.iter().find(|now| now.key == *key) else { return Ok(None) };
+        if record.mod_revision == revision {
+            let own = Own { record, subnets: own.subnets, is_good: own.is_good };
+            return match own.is_good {
+                true => Ok(self.take_over(own).await?),
+                false => self.convert(&snapshot, &own, previous).await,
+            };
+        }
+        if Holding::of(&record.value) == (Holding { claimant: None, ..before }) {
+            return Err(KeeperError::Rival { ip: self.settings.public, subnets: own.subnets });
+        }
+        Ok(None)
+    }
+
+    /// Whether a lease that is seen with this holding is this host's, as far as it says.
+    pub fn holds(&self, holding: &Holding) -> bool {
+        holding.is_of(&self.settings.holder)
+    }
+
+    /// Somebody claims the lease: as it is seen now it is renewed, which tells that this host is alive.
+    pub fn answer(&self, owned: &mut Owned, holding: &Holding, revision: i64) -> bool {
+        let claimed = holding.claimant.is_some() && holding.holder.as_ref() == Some(&self.settings.holder);
+        if claimed && revision > owned.held.mod_revision {
+            owned.held.mod_revision = revision;
+            return true;
+        }
+        false
+    }
+
     /// The own lease is of other families than the network has now, or an older record has a part of it: what can stay of it stays.
     /// A reservation stays one.
     async fn convert(
@@ -282,7 +342,7 @@ impl Keeper {
         let (asked, key) = (Instant::now(), encode_key(&lease.subnets));
         let ttl = if reserved { 0 } else { self.settings.ttl };
         let old = (record.key.as_str(), record.mod_revision);
-        let held = self.store.replace(old, &key, &lease.encode(), ttl).await?;
+        let held = self.store.replace(old, &key, &self.value(&lease), ttl).await?;
         let Some(held) = held else { return Ok(None) };
         self.give_back(record.lease_id);
         self.confirm(self.owned(lease, held, reserved, asked)).await
@@ -296,7 +356,7 @@ impl Keeper {
         let lease = self.lease(self.choose(&taken(&snapshot.records), previous)?);
         let asked = Instant::now();
         let key = encode_key(&lease.subnets);
-        let held = self.store.create(&key, &lease.encode(), self.settings.ttl).await?;
+        let held = self.store.create(&key, &self.value(&lease), self.settings.ttl).await?;
         let Some(held) = held else { return Ok(None) };
         self.confirm(self.owned(lease, held, false, asked)).await
     }
@@ -340,8 +400,12 @@ impl Keeper {
     async fn write(&self, lease: &Lease, seen: i64, reserved: bool) -> Result<Option<Owned>, StoreError> {
         let ttl = if reserved { 0 } else { self.settings.ttl };
         let asked = Instant::now();
-        let held = self.store.renew(&encode_key(&lease.subnets), &lease.encode(), seen, ttl).await?;
+        let held = self.store.renew(&encode_key(&lease.subnets), &self.value(lease), seen, ttl).await?;
         Ok(held.map(|held| self.owned(lease.clone(), held, reserved, asked)))
+    }
+
+    fn value(&self, lease: &Lease) -> String {
+        holder::held(&lease.encode(), &self.settings.holder)
     }
 
     fn owned(&self, lease: Lease, held: Held, reserved: bool, asked: Instant) -> Owned {
@@ -358,9 +422,14 @@ mod tests {
     use futures::StreamExt;
 
     fn keeper(store: &Memory, last: u8, network: &str) -> Keeper {
+        keeper_of(store, last, network, &format!("boot/{last}"))
+    }
+
+    fn keeper_of(store: &Memory, last: u8, network: &str, holder: &str) -> Keeper {
         let settings = Settings {
             network: NetworkConfig::parse(network).unwrap(),
             public: Dual { v4: Some([192, 0, 2, last].into()), v6: format!("fd00::{last}").parse().ok() },
+            holder: holder.to_owned(),
             backend: Advert::default(),
             ttl: 10,
             margin: Duration::from_secs(3600),
@@ -467,7 +536,7 @@ mod tests {
         let record = &store.list().await.unwrap().records[0];
         let (v4, v6) = (first.lease.subnets.v4.unwrap(), first.lease.subnets.v6.unwrap());
         assert_eq!(record.key, format!("{}-24&{}-64", v4.network(), v6.network()));
-        assert_eq!(record.value, br#"{"PublicIP":"192.0.2.1","PublicIPv6":"fd00::1"}"#);
+        assert_eq!(record.value, br#"{"PublicIP":"192.0.2.1","PublicIPv6":"fd00::1","Holder":"boot/1"}"#);
         // Beyond those of which one is chosen by chance.
         let previous = Dual { v4: "10.5.200.0/24".parse().ok(), v6: first.lease.subnets.v6 };
         let second = keeper(&store, 2, DUAL).acquire(previous).await.unwrap().lease.subnets;
@@ -550,6 +619,47 @@ mod tests {
         for elsewhere in [LARGE, r#"{"Network":"10.6.0.0/16"}"#] {
             assert!(keeper(&store, 1, elsewhere).adopt(&renewed.pass(), Instant::now()).is_none());
         }
+    }
+
+    /// The same address on two hosts.
+    #[tokio::test(start_paused = true)]
+    async fn a_live_holder_keeps_its_lease_and_a_dead_ones_goes_to_its_heir() {
+        let store = Memory::default();
+        let (first, second) =
+            (keeper_of(&store, 1, LARGE, "first/1"), keeper_of(&store, 1, LARGE, "second/1"));
+        let mut owned = first.acquire(Dual::default()).await.unwrap();
+        let mut events = store.watch(owned.held.mod_revision).await.unwrap();
+        let rival = tokio::spawn(async move { (second.acquire(Dual::default()).await, second) });
+        let (seen, _) = events.next().await.unwrap().unwrap();
+        let Event::Put(record) = &seen[0] else { panic!("{seen:?}") };
+        let holding = Holding::of(&record.value);
+        assert!(first.holds(&holding) && holding.claimant.is_some());
+        assert!(first.answer(&mut owned, &holding, record.mod_revision));
+        owned = first.renew(&owned).await.unwrap().unwrap();
+        let (answer, second) = rival.await.unwrap();
+        let error = answer.unwrap_err().to_string();
+        assert!(error.contains("is another host's, too"), "{error}");
+        assert!(first.renew(&owned).await.unwrap().is_some(), "nothing was lost");
+
+        // The first one is dead, or its host was installed anew.
+        let before = Instant::now();
+        let heir = second.acquire(Dual::default()).await.unwrap();
+        assert_eq!((heir.lease.subnets, before.elapsed()), (owned.lease.subnets, CLAIM));
+        let record = store.list().await.unwrap().records.remove(0);
+        assert!(
+            !first.holds(&Holding::of(&record.value)),
+            "the first one would see that it is not its own any more"
+        );
+        assert!(first.renew(&owned).await.unwrap().is_none());
+        // A restart of the same host asks nobody, nor does who finds a lease of Go flannel's.
+        let before = Instant::now();
+        assert_eq!(second.acquire(Dual::default()).await.unwrap().lease, heir.lease);
+        store.create("10.5.7.0-24", r#"{"PublicIP":"192.0.2.7","PublicIPv6":null}"#, 60).await.unwrap();
+        assert_eq!(
+            keeper(&store, 7, LARGE).acquire(Dual::default()).await.unwrap().lease.subnets.v4,
+            "10.5.7.0/24".parse().ok()
+        );
+        assert_eq!(before.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -115,6 +115,14 @@ impl State {
         Held { mod_revision: self.revision, lease_id }
     }
 
+    fn mark(&mut self, key: &str, value: &str, seen: i64) -> Option<i64> {
+        let (record, _) = self.records.get_mut(key).filter(|(record, _)| record.mod_revision == seen)?;
+        self.revision += 1;
+        (record.value, record.mod_revision) = (value.into(), self.revision);
+        self.history.push((self.revision, Event::Put(record.clone())));
+        Some(self.revision)
+    }
+
     fn delete(&mut self, key: &str) {
         if self.records.remove(key).is_some() {
             self.revision += 1;
@@ -182,6 +190,10 @@ impl LeaseStore for Memory {
                 state.put(key, value, ttl)
             })
         })
+    }
+
+    async fn mark(&self, key: &str, value: &str, seen: i64) -> Result<Option<i64>, StoreError> {
+        self.reach(|state| state.mark(key, value, seen))
     }
 
     async fn forget(&self, lease_id: i64) {

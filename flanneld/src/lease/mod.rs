@@ -14,6 +14,7 @@ mod conformance;
 pub mod etcd;
 pub mod features;
 pub mod follow;
+pub mod holder;
 pub mod keeper;
 pub mod key;
 pub mod kube;

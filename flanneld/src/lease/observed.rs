@@ -137,6 +137,10 @@ impl LeaseStore for Observed {
         self.note(self.store.replace((old, seen), key, value, ttl)).await
     }
 
+    async fn mark(&self, key: &str, value: &str, seen: i64) -> Result<Option<i64>, StoreError> {
+        self.note(self.store.mark(key, value, seen)).await
+    }
+
     async fn forget(&self, lease_id: i64) {
         self.store.forget(lease_id).await;
     }

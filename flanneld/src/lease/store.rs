@@ -88,6 +88,12 @@ pub trait LeaseStore: Send + Sync + 'static {
         ttl: i64,
     ) -> Result<Option<Held>, StoreError>;
 
+    /// Writes a record anew and leaves its end as it is; the new revision, or none if it is not as it was at revision `seen`.
+    /// A store in which no two nodes can have one record, as that of nodes in the Kubernetes API, needs none of it.
+    async fn mark(&self, key: &str, _value: &str, _seen: i64) -> Result<Option<i64>, StoreError> {
+        Err(StoreError::Unavailable(format!("{key} cannot be claimed in this store")))
+    }
+
     /// Gives back an etcd lease: one that an own record hung on before it was renewed, or, with its record, one that is not wanted.
     async fn forget(&self, lease_id: i64);
 

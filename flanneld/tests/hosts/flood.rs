@@ -1,4 +1,4 @@
-//! A hundred thousand datagrams of nonsense: flanneld stays, and stays small.
+//! A million datagrams of nonsense: flanneld stays, and stays small.
 
 use std::fs;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::lab::{Lab, within};
 use super::traffic::answers;
 use super::wire::{Capture, PORT, inner, udp};
 
-const DATAGRAMS: u64 = 100_000;
+const DATAGRAMS: u64 = 1_000_000;
 /// As long as the sender pauses for a millisecond after so many, the receiver's socket does not overflow by much.
 const BURST: u64 = 64;
 /// What memory may grow by, in kilobytes.

@@ -222,6 +222,17 @@ impl Lab {
         inside(ns.path(), async || connect(name, net(ip, 24), SWITCH).await);
     }
 
+    /// Stops etcd, sets it back to a copy of its data, or makes one, and starts it.
+    pub fn etcd_data(&mut self, what: Data) {
+        self.etcd.kill().unwrap();
+        self.etcd.wait().unwrap();
+        let (data, backup) = (self.dir.path().join("etcd"), self.dir.path().join("backup"));
+        let (from, to) = if what == Data::Back { (&backup, &data) } else { (&data, &backup) };
+        let _ = std::fs::remove_dir_all(to);
+        copy(from, to);
+        self.etcd = etcd(&self.switch, self.dir.path());
+    }
+
     /// A pod on a host, as the CNI plugins would make it from subnet.env.
     pub fn pod(&self, host: usize, daemon: &Flanneld) -> Pod {
         let (subnet, mtu) = daemon.subnet();
@@ -254,6 +265,27 @@ impl Lab {
             }
         });
         pod
+    }
+}
+
+/// What becomes of etcd's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Data {
+    /// It is copied.
+    Save,
+    /// It is as it was when it was copied.
+    Back,
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
     }
 }
 

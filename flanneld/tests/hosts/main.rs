@@ -7,6 +7,28 @@
 //! ```
 //!
 //! Each host's default route leads to the switch, so a pod packet that the tunnel does not take has somewhere to leak to.
+//!
+//! What must hold, and which test holds it. The right column is Go flannel's behaviour (v0.28.9, as its source reads or its issues say), on
+//! which the test would fail.
+//!
+//! | what must hold | test | Go flannel |
+//! |---|---|---|
+//! | nodes that start at once get a subnet each, none exits | `claim::nodes_that_start…`, `claim::fifty_nodes…` | the loser of a race exits |
+//! | a reservation stays one | `claim::a_reservation…` | becomes a lease of a day (1329) |
+//! | two hosts with one address do not share a subnet | `claim::of_two_hosts…` | both use it |
+//! | a host with another address keeps its subnet | `claim::a_host_that…`, `moving::*` | another subnet, the old lease stays for a day |
+//! | paused beyond its lease a node sends nothing, and overwrites nobody | `death::paused_beyond…` | plain put over the new owner (1289, 1343) |
+//! | a damaged record costs itself only | `damage::*` | all routes go, or the daemon exits (126) |
+//! | a peer that moved while the watch was broken is found | `silent::what_happened…`, `silent::after_a_cut_line…` | not told (1247) |
+//! | etcd that is silent, away or set back costs no packet | `silent::a_minute…`, `silent::a_silent…`, `silent::a_lease_survives…` | watches a revision to come |
+//! | device, address, routes, entries and rules that are deleted are back within 2 s | `heal::*` | device with another address, no entries (869, 877) |
+//! | the interface flaps, moves, is made anew | `moving::*` | looked at once, at the start (1434, 1759) |
+//! | what a dead predecessor left goes | `stale::*` | stays (2554) |
+//! | nobody has the destination: refused at once | `unreachable::*` | the answer is a martian; connections time out |
+//! | what a stranger injects is dropped and counted | `inject::*` | delivered |
+//! | a million malformed packets: no exit, no growth | `flood::*` | hop 0 becomes 255, lengths are not checked |
+//! | killed: nothing leaves in clear, connections live | `death::killed…`, `death::terminated…`, `death::without_a_device…` | the device goes, packets leave in clear |
+//! | an upgrade loses no packet | `upgrade::*` | nothing is carried meanwhile |
 
 // Helpers of tests are tests too; figures and the daemons' logs are for whoever runs them.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -34,6 +56,7 @@ mod nat;
 mod path_mtu;
 mod series;
 mod silent;
+mod stale;
 mod traffic;
 mod unreachable;
 mod upgrade;

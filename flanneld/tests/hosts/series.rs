@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hostnet::netns::run_in;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::lab::Pod;
 use super::traffic::dial;
@@ -42,6 +43,8 @@ impl Series {
     /// Datagrams.
     pub fn udp(from: &Pod, to: &Pod) -> Series {
         let (sender, receiver) = (udp(from.ns.path(), (from.ip, 0)), udp(to.ns.path(), (to.ip, 0)));
+        // That this test stands still for a moment must not look like a loss.
+        setsockopt(&receiver, sockopt::RcvBufForce, &(8 << 20)).unwrap();
         let address = receiver.local_addr().unwrap();
         Series::start(
             // An error is an answer by ICMP to an earlier one: that one is lost, and this one is sent by the next call.

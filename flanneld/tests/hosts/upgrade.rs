@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use hostnet::Netlink;
 use nix::sys::signal::Signal;
 
 use super::flannel::Flanneld;
-use super::lab::{Lab, NETWORK, Pod, within};
+use super::lab::{Host, Lab, NETWORK, Pod, inside, within};
 use super::series::{Outcome, Series};
 use super::traffic::answers;
 
@@ -33,8 +34,21 @@ fn pair(config: &str, more: &[&str]) -> (Lab, [Flanneld; 2], [Pod; 2]) {
     let pods = [0, 1].map(|n| lab.pod(n, &daemons[n]));
     daemons[0].wait_for("flannel_leases", 2);
     daemons[1].wait_for("flannel_leases", 2);
+    for host in &lab.hosts {
+        patient(host);
+    }
     within(Duration::from_secs(5), "the pods talk", || answers(&pods[0], &pods[1]));
     (lab, daemons, pods)
+}
+
+/// The device's queue is short, so that a busy daemon drops early; a machine that stalls for a moment would overflow it, upgrade or not.
+fn patient(host: &Host) {
+    inside(host.ns.path(), async || {
+        let netlink = Netlink::connect().unwrap();
+        if let Some(device) = netlink.link_by_name("flannel0").await.unwrap() {
+            netlink.set_txqlen(device.index, 5000).await.unwrap();
+        }
+    });
 }
 
 fn took_over(daemon: &Flanneld) -> usize {
@@ -96,6 +110,7 @@ fn old_and_new_do_not_fight_for_the_lease() {
     let mut first = Flanneld::start(&lab, 0, &short);
     let second = Flanneld::start(&lab, 1, &[]);
     let (a, b) = (lab.pod(0, &first), lab.pod(1, &second));
+    lab.hosts.iter().for_each(patient);
     second.wait_for("flannel_leases", 2);
     within(Duration::from_secs(5), "the pods talk", || answers(&a, &b));
     let subnet = first.subnet();

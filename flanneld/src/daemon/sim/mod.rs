@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::feed::Feed;
 use super::insist;
-use super::keep::absorb;
+use super::keep::{Fate, absorb};
 use super::renewal::{Renewal, wait_until};
 use crate::chance;
 use crate::family::Dual;
@@ -64,6 +64,8 @@ struct Run {
     config: &'static str,
     reserved: bool,
     bug: Bug,
+    /// The first and the last node have one address.
+    twins: bool,
     seed: u64,
     steps: Vec<Step>,
 }
@@ -86,16 +88,18 @@ async fn live(world: Arc<World>, node: usize, keeper: Keeper, previous: Dual<IpN
     loop {
         let mut until = fence(&world, &owned);
         world.believe(node, Some(&owned), until);
-        let mut feed = Feed::new(store.clone());
+        let mut feed = Feed::new(store.clone(), owned.held.mod_revision);
         let mut renewal = Renewal::new(keeper.clone(), &owned);
         loop {
             tokio::select! {
                 biased;
                 item = feed.next() => {
-                    let lost = absorb(item, &mut follower, &owned);
+                    let fate = absorb(item, &mut follower, &mut owned, Some(&keeper));
                     world.see(node, &follower);
-                    if lost {
-                        break;
+                    match fate {
+                        Fate::Ours => {}
+                        Fate::Claimed => renewal.at_once(),
+                        Fate::Lost | Fate::Doubtful => break,
                     }
                 }
                 renewed = renewal.next(&owned) => match renewed {
@@ -133,7 +137,8 @@ async fn stoppable(world: Arc<World>, node: usize, keeper: Keeper, previous: Dua
 fn start(world: &Arc<World>, node: usize) -> JoinHandle<()> {
     let settings = Settings {
         network: world.config.clone(),
-        public: addresses(node),
+        public: world.addresses(node),
+        holder: format!("boot/{node}"),
         backend: Advert::default(),
         ttl: TTL,
         margin: Duration::from_secs(5),
@@ -176,7 +181,7 @@ fn play(run: &Run) -> (Vec<String>, Vec<String>) {
         let (v4, v6) =
             if run.config == DUAL { ("10.5.7.0/24", "fc00:0:0:2::/64") } else { ("10.5.0.64/26", "") };
         let reserved = run.reserved.then(|| Dual { v4: v4.parse().ok(), v6: v6.parse().ok() });
-        let world = Arc::new(World::new(NODES, run.config, reserved, run.bug));
+        let world = Arc::new(World::new(NODES, run.config, reserved, run.bug).with_twins(run.twins));
         if let Some(subnets) = reserved {
             let public = Dual::of(|family| subnets.get(family).and(addresses(0).get(family).copied()));
             let lease = Lease { subnets, public, backend: Advert::default() };
@@ -196,10 +201,12 @@ fn play(run: &Run) -> (Vec<String>, Vec<String>) {
             inflict(&world, &mut nodes, *step).await;
         }
         sleep(longest + SETTLE).await;
-        let wanted = if run.config == SCARCE { NODES - 1 } else { NODES };
+        let most = if run.config == SCARCE { NODES - 1 } else { NODES };
+        // Of twins that start at the same moment each may have one.
+        let least = if run.twins { most - 1 } else { most };
         let (mut found, trace) = world.report();
-        if world.using() != wanted {
-            found.push(format!("{} nodes have a subnet at the end, not {wanted}", world.using()));
+        if !(least..=most).contains(&world.using()) {
+            found.push(format!("{} nodes have a subnet at the end, not {most}", world.using()));
         }
         (found, trace)
     })
@@ -217,7 +224,7 @@ fn random(seed: u64, bug: Bug) -> Run {
         3 => AMPLE,
         _ => SCARCE,
     };
-    Run { config, reserved: seed % 4 == 1 || seed % 8 == 6, bug, seed, steps }
+    Run { config, reserved: seed % 4 == 1 || seed % 8 == 6, bug, twins: false, seed, steps }
 }
 
 #[test]
@@ -237,10 +244,25 @@ fn every_short_schedule_is_survived() {
     {
         for (node, config) in (0..NODES).map(|node| (node, SCARCE)).chain([(1, DUAL)]) {
             let steps = vec![(gap, first, 0, length), (gap, second, node, length)];
-            let run = Run { config, reserved: false, bug: Bug::None, seed: 7, steps };
+            let run = Run { config, reserved: false, bug: Bug::None, twins: false, seed: 7, steps };
             let (found, trace) = play(&run);
             assert!(found.is_empty(), "{:?}: {found:#?}\n{trace:#?}", run.steps);
         }
+    }
+}
+
+/// Two hosts have one address. As long as the one that has the lease can be asked, the other one does not get it; when it is killed, its
+/// heir has the subnet. (A holder that is cut off from the store loses a claim: its word is all that tells it from a dead one.)
+#[test]
+fn of_two_hosts_with_one_address_one_has_the_subnet() {
+    for seed in 0..100 {
+        let faults = [Fault::Restart, Fault::Break];
+        let steps = random(seed, Bug::None).steps.into_iter();
+        let steps =
+            steps.map(|(gap, _, node, length)| (gap, faults[chance::below(2)], node, length)).collect();
+        let run = Run { config: AMPLE, reserved: false, bug: Bug::None, twins: true, seed, steps };
+        let (found, trace) = play(&run);
+        assert!(found.is_empty(), "seed {seed}: {found:#?}\n{:#?}\n{trace:#?}", run.steps);
     }
 }
 

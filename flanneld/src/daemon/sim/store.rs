@@ -170,6 +170,11 @@ impl LeaseStore for Link {
             .await
     }
 
+    async fn mark(&self, key: &str, value: &str, seen: i64) -> Result<Option<i64>, StoreError> {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        self.call(move |memory| async move { memory.mark(&key, &value, seen).await }.boxed()).await
+    }
+
     async fn forget(&self, lease_id: i64) {
         let forget = move |memory: Memory| {
             async move {

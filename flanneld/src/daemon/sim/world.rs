@@ -65,6 +65,7 @@ struct Seat {
 pub(super) struct World {
     pub(super) memory: Memory,
     pub(super) bug: Bug,
+    twins: bool,
     pub(super) config: NetworkConfig,
     pub(super) reserved: Option<Dual<IpNetwork>>,
     start: Instant,
@@ -76,7 +77,7 @@ pub(super) struct World {
     trace: Mutex<Vec<String>>,
 }
 
-/// A node's external addresses.
+/// A node's external addresses, unless there are twins.
 pub(super) fn addresses(node: usize) -> Dual<IpAddr> {
     let last = u8::try_from(node).unwrap_or(0) + 1;
     Dual { v4: Some([192, 0, 2, last].into()), v6: format!("fd00::{last}").parse().ok() }
@@ -100,6 +101,7 @@ impl World {
         World {
             memory: Memory::default(),
             bug,
+            twins: false,
             config: NetworkConfig::parse(config).unwrap(),
             reserved,
             start: Instant::now(),
@@ -109,6 +111,16 @@ impl World {
             found: Mutex::default(),
             trace: Mutex::default(),
         }
+    }
+
+    /// The last node has the first one's address.
+    pub(super) fn with_twins(self, twins: bool) -> World {
+        World { twins, ..self }
+    }
+
+    /// A node's external addresses.
+    pub(super) fn addresses(&self, node: usize) -> Dual<IpAddr> {
+        addresses(if self.twins && node + 1 == self.gates.len() { 0 } else { node })
     }
 
     fn seat<T>(&self, node: usize, work: impl FnOnce(&mut Seat) -> T) -> T {
@@ -226,7 +238,7 @@ impl World {
             .collect();
         let owns = |node: usize, subnet: IpNetwork| {
             let of = |lease: &&Lease| lease.subnets.values().any(|owned| *owned == subnet);
-            truth.iter().find(of).is_some_and(|lease| lease.is_of(&addresses(node)))
+            truth.iter().find(of).is_some_and(|lease| lease.is_of(&self.addresses(node)))
         };
         for (index, (node, subnet)) in using.iter().enumerate() {
             if let Some((other, _)) = using[..index].iter().find(|(_, other)| other == subnet) {
