@@ -85,7 +85,7 @@ impl Carrier {
                 engine: None,
                 path_mtu: None,
                 given: None,
-                fast: FastPath::load(options.fast, &external.link, meters.clone()),
+                fast: FastPath::load(options.fast, &external.link, &meters),
                 meters,
             }),
             BackendKind::Wireguard(wanted) => {

@@ -4,6 +4,7 @@
 //! between. Whoever does not use them (another backend, `--fast-path=off`) takes away what is found of them.
 
 use std::os::fd::BorrowedFd;
+use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -16,8 +17,36 @@ use crate::datapath::counters::Meters;
 use crate::datapath::fast::{Neighbour, Place, Program, Programs};
 use crate::datapath::path::Feature;
 
+/// The kind of an interface that leads to another namespace.
+const VETH: &str = "veth";
 /// Kinds of interfaces that are not themselves a way to another kernel but lead over one that is.
 const OVER_A_WIRE: [&str; 4] = ["bond", "team", "vlan", "bridge"];
+
+/// Whether the fast path is wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// Wherever the kernel can.
+    On,
+    /// As on, but not over a veth: there the kernel copies each packet for XDP and cuts again what GRO has joined, so that streams are
+    /// slower than by flanneld itself.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Wanted, String> {
+        match text {
+            "on" => Ok(Wanted::On),
+            "auto" => Ok(Wanted::Auto),
+            "off" => Ok(Wanted::Off),
+            _ => Err(format!("{text} is none of on, auto, off")),
+        }
+    }
+}
 
 /// See the module.
 pub struct FastPath {
@@ -47,34 +76,37 @@ enum Inbound {
     User,
 }
 
+fn loaded(wanted: Wanted, external: &Link) -> Option<Programs> {
+    let interface = &external.name;
+    if wanted == Wanted::Off {
+        return None;
+    }
+    if wanted == Wanted::Auto && external.kind.as_deref() == Some(VETH) {
+        tracing::info!(interface, "no fast path in the kernel over a veth, unless --fast-path=on");
+        return None;
+    }
+    // A frame on any other link begins differently.
+    if external.mac.len() != 6 {
+        tracing::info!(interface, "no fast path in the kernel: the interface is none of Ethernet");
+        return None;
+    }
+    Programs::load()
+        .inspect_err(|error| {
+            tracing::warn!("no fast path in the kernel, flanneld itself carries all packets: {error}");
+        })
+        .ok()
+}
+
 impl FastPath {
     /// Loads the programs, if they are wanted and the kernel takes them; says why not.
-    pub fn load(wanted: bool, external: &Link, meters: Meters) -> Option<FastPath> {
-        let announced = |path: Option<FastPath>| {
-            if path.is_none() {
-                announce(&meters, false, false);
-            }
-            path
+    pub fn load(wanted: Wanted, external: &Link, meters: &Meters) -> Option<FastPath> {
+        let Some(programs) = loaded(wanted, external) else {
+            announce(meters, false, false);
+            return None;
         };
-        if !wanted {
-            return announced(None);
-        }
-        // A frame on any other link begins differently.
-        if external.mac.len() != 6 {
-            let interface = &external.name;
-            tracing::info!(interface, "no fast path in the kernel: the interface is none of Ethernet");
-            return announced(None);
-        }
-        let programs = Programs::load()
-            .inspect_err(|error| {
-                tracing::warn!("no fast path in the kernel, flanneld itself carries all packets: {error}");
-            })
-            .ok();
-        announced(programs.map(|programs| {
-            meters.set_fast(programs.carried());
-            let meters = meters.clone();
-            FastPath { programs, meters, told: None, place: None, attached: None, inbound: Inbound::User }
-        }))
+        meters.set_fast(programs.carried());
+        let meters = meters.clone();
+        Some(FastPath { programs, meters, told: None, place: None, attached: None, inbound: Inbound::User })
     }
 
     /// Takes over the leases; [`FastPath::ensure`] tells the programs.

@@ -67,8 +67,8 @@ pub struct Options {
     pub level: Level,
     /// How many queues; none: as the processors allow.
     pub queues: Option<NonZeroUsize>,
-    /// Whether the kernel may carry packets by itself.
-    pub fast: bool,
+    /// Whether the kernel is to carry packets by itself.
+    pub fast: fast::Wanted,
 }
 
 impl Options {

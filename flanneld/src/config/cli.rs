@@ -8,8 +8,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::Resettable;
-use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
+use crate::backend::fast::Wanted;
 use crate::datapath::path::Level;
 use crate::logging::{At, Modules};
 use crate::look::Look;
@@ -241,7 +242,7 @@ pub struct Cli {
     )]
     pub(super) log_backtrace_at: At,
 
-    /// Whether the kernel carries most packets of the udp backend by itself (BPF): auto, where it can, or off
+    /// Whether the kernel carries most packets of the udp backend by itself (BPF): on, off, or auto (on, but not over a veth)
     #[arg(long, env = "FLANNELD_FAST_PATH", default_value = "auto", help_heading = "Packets")]
     pub(super) fast_path: Wanted,
 
@@ -262,15 +263,6 @@ pub struct Cli {
     /// Queues of the device; for measurements
     #[arg(long, env = "FLANNELD_DATAPATH_QUEUES", hide = true)]
     pub(super) datapath_queues: Option<NonZeroUsize>,
-}
-
-/// Something that is used where it can be, or not at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Wanted {
-    /// Where it can be.
-    Auto,
-    /// Not at all.
-    Off,
 }
 
 /// A Go boolean: `true`, `1`, `t` and their opposites.

@@ -19,7 +19,6 @@ use crate::lease::etcd::Access;
 use crate::lease::kube::Access as KubeAccess;
 use crate::logging;
 pub use cli::Cli;
-use cli::Wanted;
 
 /// The meaning of the command line.
 #[derive(Debug, Clone)]
@@ -161,7 +160,7 @@ impl Cli {
             datapath: udp::Options {
                 level: self.datapath,
                 queues: self.datapath_queues,
-                fast: self.fast_path == Wanted::Auto,
+                fast: self.fast_path,
             },
             take_over: self.take_over.0,
             healthz: (self.healthz_port != 0).then(|| SocketAddr::new(self.healthz_ip, self.healthz_port)),

@@ -39,7 +39,7 @@ const FLAGS: [(&str, &str, &str); 37] = [
     ("take-over", "false", "true"),
     ("ready", "false", "true"),
     ("subnet-lease-ttl", "86400", "60"),
-    ("fast-path", "auto", "off"),
+    ("fast-path", "auto", "on"),
     ("datapath", "offload", "plain"),
     ("datapath-queues", "", "2"),
 ];

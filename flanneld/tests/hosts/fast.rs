@@ -287,6 +287,15 @@ fn without_the_capability_flanneld_carries_all() {
     assert!(daemons[1].metric(OUT) > 0);
 }
 
+/// Over a veth streams are slower by it, so there it is used only if it is asked for.
+#[test]
+fn over_a_veth_it_is_used_only_if_it_is_wanted() {
+    let lab = Lab::with_hosts(1);
+    let daemon = Flanneld::start(&lab, 0, &["--fast-path=auto"]);
+    assert!(daemon.log().contains("no fast path in the kernel over a veth"), "{}", daemon.log());
+    assert_eq!((feature(&daemon, "FastOut"), feature(&daemon, "FastIn")), (0, 0));
+}
+
 /// The object that flanneld bears is what its source compiles to; `make bpf` brings it up to date. Needs clang.
 #[test]
 fn the_compiled_programs_are_those_of_the_source() {

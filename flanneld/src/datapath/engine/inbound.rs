@@ -30,16 +30,11 @@ struct Inbound<'a> {
 pub(super) fn run(shared: &Shared, queue: usize) {
     let parts = &shared.parts;
     let path = &parts.meters.path;
-    let joined = match (path.uses(Feature::Join), path.uses(Feature::TunUso)) {
-        (true, true) => Joined::TcpUdp,
-        (true, false) => Joined::Tcp,
-        (false, _) => Joined::Nothing,
-    };
     let mut inbound = Inbound {
         queue: &parts.tun.queues()[queue],
         counters: &parts.meters.into,
         path,
-        runs: Runs::new(joined),
+        runs: Runs::new(joined(path)),
     };
     let mut receiver = parts.udp.receiver(queue);
     let mut opener = parts.wireguard.clone().map(|wireguard| Opener::new(wireguard, receiver.room()));
@@ -99,6 +94,15 @@ pub(super) fn run(shared: &Shared, queue: usize) {
             }
         }
         inbound.hand_on(opener.as_ref().map_or(&*bytes, Opener::bytes));
+    }
+}
+
+/// What the device takes joined.
+fn joined(path: &Path) -> Joined {
+    match (path.uses(Feature::Join), path.uses(Feature::TunUso)) {
+        (true, true) => Joined::TcpUdp,
+        (true, false) => Joined::Tcp,
+        (false, _) => Joined::Nothing,
     }
 }
 
