@@ -44,7 +44,7 @@ impl Node {
                 Err(successor) => return Ok(successor),
             };
             if owned.lease.subnets != lost.lease.subnets {
-                self.settle(&owned, &follower).await?;
+                self.equip(&owned).await?;
             }
         }
     }

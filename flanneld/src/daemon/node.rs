@@ -77,15 +77,21 @@ impl Node {
         self.metrics.convergence.observe(since.elapsed().as_secs_f64());
     }
 
-    /// Brings device, rules and subnet.env into the state that a lease asks for.
+    /// Begins to carry packets for a lease.
     pub(super) async fn settle(&mut self, owned: &Owned, follower: &Follower) -> Result<()> {
         // Before anything is carried: a data path without routes would drop what waits for it.
         self.hand_out(follower, owned).await;
-        self.carrier.start(owned.lease.subnets).await?;
-        self.rules.put(&self.wanted_rules(owned))?;
-        self.write_env(owned)?;
+        self.equip(owned).await?;
         self.ready.set(self.carrier.is_alive());
         Ok(())
+    }
+
+    /// Brings device, rules and subnet.env into the state that a lease asks for. With another lease than before the routes come later: as long
+    /// as the device has the old address, the kernel answers in its name.
+    pub(super) async fn equip(&mut self, owned: &Owned) -> Result<()> {
+        self.carrier.start(owned.lease.subnets).await?;
+        self.rules.put(&self.wanted_rules(owned))?;
+        self.write_env(owned)
     }
 
     fn write_env(&self, owned: &Owned) -> Result<()> {

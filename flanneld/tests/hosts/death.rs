@@ -165,7 +165,8 @@ fn paused_beyond_its_lease_it_sends_nothing_for_it_any_more() {
     assert!(first.dropped("out", "NoLease") > 50, "what waited was dropped");
     let sent = sent.stop().kept;
     let ours = sent.iter().filter(|p| p[28 + 12..28 + 15] == a.ip.octets()[..3]);
-    assert_eq!(ours.count(), 0, "of {}", sent.len());
+    let ours: Vec<_> = ours.collect();
+    assert_eq!(ours.len(), 0, "of {}: {:02x?}", sent.len(), ours.first());
     let owner = lab.etcd(async |mut client| {
         let key = format!("{}{}-24", super::lab::SUBNETS, subnet.network());
         client.get(key, None).await.unwrap().kvs()[0].value_str().unwrap().to_owned()
