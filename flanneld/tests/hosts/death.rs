@@ -164,8 +164,7 @@ fn paused_beyond_its_lease_it_sends_nothing_for_it_any_more() {
     within(Duration::from_secs(10), "it has another subnet", || first.subnet().0 != subnet);
     assert!(first.dropped("out", "NoLease") > 50, "what waited was dropped");
     let sent = sent.stop().kept;
-    let ours = sent.iter().filter(|p| p[28 + 12..28 + 15] == a.ip.octets()[..3]);
-    let ours: Vec<_> = ours.collect();
+    let ours: Vec<_> = sent.iter().filter(|p| p[28 + 12..28 + 15] == a.ip.octets()[..3]).collect();
     assert_eq!(ours.len(), 0, "of {}: {:02x?}", sent.len(), ours.first());
     let owner = lab.etcd(async |mut client| {
         let key = format!("{}{}-24", super::lab::SUBNETS, subnet.network());
