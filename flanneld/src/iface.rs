@@ -54,7 +54,12 @@ pub async fn find(netlink: &Netlink, choice: &IfaceChoice, wanted: &Wanted<'_>) 
                 (route.oif.with_context(|| format!("the way to {ip} has no interface"))?, one(route.src))
             }
             (None, None) => {
-                bail!("no interface is as the flags say: {}; there are: {}", text(given), host.text())
+                let wanted: Vec<String> = families.iter().map(|family| format!("an {family}")).collect();
+                let (given, there) = (text(given), host.text());
+                bail!(
+                    "no interface is as the flags say, with {} address: {given}; there are: {there}",
+                    wanted.join(" and ")
+                )
             }
         },
         IfaceChoice::PublicIp => (host.owner_of(public, families)?, *public),
