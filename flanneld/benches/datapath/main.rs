@@ -69,7 +69,7 @@ const WAYS: [Way; 8] = [
     Way { name: "plain", config: lab::NETWORK, flags: &["--fast-path=off", "--datapath=plain"] },
     Way { name: "batch", config: lab::NETWORK, flags: &["--fast-path=off", "--datapath=batch"] },
     Way { name: "offload", config: lab::NETWORK, flags: &["--fast-path=off"] },
-    Way { name: "fast", config: lab::NETWORK, flags: &[] },
+    Way { name: "fast", config: lab::NETWORK, flags: &["--fast-path=on"] },
     Way {
         name: "wireguard",
         config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#,

@@ -23,10 +23,15 @@ const MEGABYTES: usize = 4_000_000;
 /// Packets that may go by way of flanneld where all could go by the fast path: the first ones, of which the next hop is not known yet.
 const FIRST: u64 = 10;
 
+/// Starts it with the fast path, if the flags don't say otherwise: these hosts are joined by veths.
+fn start(lab: &Lab, host: usize, flags: &[&str]) -> Flanneld {
+    Flanneld::start(lab, host, &[&["--fast-path=on"], flags].concat())
+}
+
 /// Two hosts with these flags, and a pod on each.
 fn pair(flags: [&[&str]; 2]) -> (Lab, [Flanneld; 2], [Pod; 2]) {
     let lab = Lab::with_hosts(3);
-    let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, flags[n]));
+    let daemons = [0, 1].map(|n| start(&lab, n, flags[n]));
     let pods = [0, 1].map(|n| lab.pod(n, &daemons[n]));
     for daemon in &daemons {
         daemon.wait_for("flannel_leases", 2);
@@ -181,7 +186,7 @@ fn killed_the_kernel_goes_on_until_the_leases_end_and_leaks_nothing() {
     let clear = clear.stop();
     assert!(clear.frames > 0 && clear.kept.is_empty(), "in clear: {:02x?}", clear.kept.first());
 
-    daemons[0] = Flanneld::start(&lab, 0, &[]);
+    daemons[0] = start(&lab, 0, &[]);
     within(Duration::from_secs(5), "the pods talk again", || answers(&a, &b));
 }
 
@@ -194,7 +199,7 @@ fn a_restart_loses_no_packet() {
         std::thread::sleep(Duration::from_millis(300));
         daemons[0].end(signal);
         std::thread::sleep(Duration::from_millis(500));
-        daemons[0] = Flanneld::start(&lab, 0, &[]);
+        daemons[0] = start(&lab, 0, &[]);
         daemons[0].wait_for("flannel_leases", 2);
         std::thread::sleep(Duration::from_millis(300));
         let outcomes = series.map(Series::stop);
@@ -211,7 +216,7 @@ fn switched_off_or_with_another_backend_nothing_of_it_stays() {
     assert_eq!(attached(&lab, 0), [true; 3]);
     daemons[0].end(Signal::SIGTERM);
     assert_eq!(attached(&lab, 0), [true; 3], "a successor may go on");
-    daemons[0] = Flanneld::start(&lab, 0, OFF);
+    daemons[0] = start(&lab, 0, OFF);
     assert_eq!(attached(&lab, 0), [false; 3]);
     within(Duration::from_secs(5), "the pods talk", || answers(&a, &b));
     assert_eq!(daemons[0].metric(OUT), 0);
@@ -219,7 +224,7 @@ fn switched_off_or_with_another_backend_nothing_of_it_stays() {
     daemons[1].end(Signal::SIGTERM);
     assert_eq!(attached(&lab, 1), [true; 3]);
     lab.put("/coreos.com/network/config", r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
-    daemons[1] = Flanneld::start(&lab, 1, &[]);
+    daemons[1] = start(&lab, 1, &[]);
     assert_eq!(attached(&lab, 1), [false; 3]);
 }
 
@@ -256,7 +261,7 @@ fn without_a_program_in_the_driver_flanneld_takes_packets_in() {
         netlink.add_address(ext0, address).await.unwrap();
     });
     let flags: [&[&str]; 2] = [&["--iface=ext0"], &[]];
-    let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, flags[n]));
+    let daemons = [0, 1].map(|n| start(&lab, n, flags[n]));
     let [a, b] = [0, 1].map(|n| lab.pod(n, &daemons[n]));
     for daemon in &daemons {
         daemon.wait_for("flannel_leases", 2);
@@ -273,7 +278,7 @@ fn without_a_program_in_the_driver_flanneld_takes_packets_in() {
 #[test]
 fn without_the_capability_flanneld_carries_all() {
     let lab = Lab::with_hosts(2);
-    let daemons = [Flanneld::start_without(&lab, 0, &["sys_admin", "bpf"]), Flanneld::start(&lab, 1, &[])];
+    let daemons = [Flanneld::start_without(&lab, 0, &["sys_admin", "bpf"]), start(&lab, 1, &[])];
     let [a, b] = [0, 1].map(|n| lab.pod(n, &daemons[n]));
     for daemon in &daemons {
         daemon.wait_for("flannel_leases", 2);
@@ -291,7 +296,7 @@ fn without_the_capability_flanneld_carries_all() {
 #[test]
 fn over_a_veth_it_is_used_only_if_it_is_wanted() {
     let lab = Lab::with_hosts(1);
-    let daemon = Flanneld::start(&lab, 0, &["--fast-path=auto"]);
+    let daemon = Flanneld::start(&lab, 0, &[]);
     assert!(daemon.log().contains("no fast path in the kernel over a veth"), "{}", daemon.log());
     assert_eq!((feature(&daemon, "FastOut"), feature(&daemon, "FastIn")), (0, 0));
 }

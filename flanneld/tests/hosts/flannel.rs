@@ -43,12 +43,12 @@ impl Flanneld {
         Flanneld::spawn_program(env!("CARGO_BIN_EXE_flanneld"), lab, host, more, variables)
     }
 
-    /// Starts it on a host without some capabilities (of capabilities(7), without `CAP_`), and waits until it carries packets.
+    /// Starts it with the fast path on a host without some capabilities (of capabilities(7), without `CAP_`), and waits until it carries packets.
     pub fn start_without(lab: &Lab, host: usize, capabilities: &[&str]) -> Flanneld {
         let without: Vec<String> = capabilities.iter().map(|name| format!("-{name}")).collect();
         let mut command = Command::new("setpriv");
         command.args(["--bounding-set", &without.join(","), env!("CARGO_BIN_EXE_flanneld")]);
-        let daemon = Flanneld::launch(lab, host, command, &[]);
+        let daemon = Flanneld::launch(lab, host, command, &["--fast-path=on"]);
         daemon.wait_ready();
         daemon
     }
@@ -76,8 +76,6 @@ impl Flanneld {
             .args(["--ip-masq", "--subnet-file"])
             .arg(&file)
             .args(more)
-            // These hosts are joined by veths, over which the fast path is not used by itself.
-            .env("FLANNELD_FAST_PATH", "on")
             // Hosts share the machine's files.
             .env("WIREGUARD_KEY_FILE", key_file(lab, host))
             .stdout(Stdio::null())
