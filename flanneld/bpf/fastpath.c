@@ -37,7 +37,7 @@
 #define MAP_TYPE(name, value) typeof(value) *name
 
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
-static __u64 (*bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
+static __u64 (*bpf_ktime_get_coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *next, int plen, __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 static long (*bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int plen, __u32 flags) = (void *)BPF_FUNC_fib_lookup;
@@ -92,6 +92,11 @@ struct traffic {
 	__u64 out_packets, out_bytes, in_packets, in_bytes;
 };
 
+// A packet's share of it, and the longest of the packets that it is on the wire.
+struct amount {
+	__u32 packets, bytes, longest;
+};
+
 // Why a packet was dropped here: the same as in src/datapath/counters.rs.
 enum reason { TTL, SENDER, DESTINATION, CONGESTION, SEND_OUT, SEND_IN, REASONS };
 
@@ -138,7 +143,8 @@ INLINE struct lease *valid_lease(void)
 {
 	__u32 only = 0;
 	struct lease *own = bpf_map_lookup_elem(&lease, &only);
-	return own && bpf_ktime_get_ns() < own->deadline ? own : NULL;
+	// Exact to a tick of the timer, and a tenth of the cost of the exact clock.
+	return own && bpf_ktime_get_coarse_ns() < own->deadline ? own : NULL;
 }
 
 // One hop less. The checksum grows by what the word of TTL and protocol loses (RFC 1624).
@@ -184,6 +190,23 @@ INLINE __u32 headers(const struct iphdr *ip, const void *end)
 	return sizeof(*ip) + tcp->doff * 4;
 }
 
+// Counts a packet as those that stand on the wire for it, or none that is not understood.
+INLINE bool count(struct __sk_buff *skb, const struct iphdr *ip, const void *end, __u32 whole, struct amount *on_wire)
+{
+	on_wire->packets = 1;
+	on_wire->bytes = on_wire->longest = whole;
+	__u32 size = skb->gso_size;
+	if (!size)
+		return true;
+	__u32 common = headers(ip, end);
+	if (!common || whole <= common)
+		return false;
+	on_wire->packets = (whole - common + size - 1) / size;
+	on_wire->bytes = whole + (on_wire->packets - 1) * common;
+	on_wire->longest = size + common;
+	return true;
+}
+
 // Out of the pods: at the egress of flannel0, where a packet has no link header yet.
 SECTION("classifier")
 int flannel_out(struct __sk_buff *skb)
@@ -205,18 +228,13 @@ int flannel_out(struct __sk_buff *skb)
 	if (!peer || (peer->flags & (PEER_TAKES | PEER_NARROW)) != PEER_TAKES)
 		return TC_ACT_UNSPEC;
 
-	__u32 length = skb->len, packets = 1, bytes = length, size = skb->gso_size;
-	if (size) {
-		// Of UDP, a receiver of the whole cannot tell where a datagram ends.
-		if (ip->protocol == IPPROTO_UDP && !(own->flags & LEASE_SPLITS))
-			return TC_ACT_UNSPEC;
-		__u32 common = headers(ip, end);
-		if (!common || length <= common)
-			return TC_ACT_UNSPEC;
-		packets = (length - common + size - 1) / size;
-		bytes = length + (packets - 1) * common;
-		length = size + common;
-	}
+	__u32 whole = skb->len;
+	struct amount on_wire;
+	if (!count(skb, ip, end, whole, &on_wire))
+		return TC_ACT_UNSPEC;
+	// Of UDP, a receiver of the whole cannot tell where a datagram ends.
+	if (on_wire.packets > 1 && ip->protocol == IPPROTO_UDP && !(own->flags & LEASE_SPLITS))
+		return TC_ACT_UNSPEC;
 	__u32 next_hop = peer->next_hop;
 	// DSCP shows outside; ECN only where a mark comes home.
 	__u8 tos = ip->tos & (peer->flags & PEER_MARKS ? 0xff : (__u8)~ECN);
@@ -225,18 +243,17 @@ int flannel_out(struct __sk_buff *skb)
 		.l4_protocol = IPPROTO_UDP,
 		.sport = own->port,
 		.dport = own->port,
-		.tot_len = length + OUTER,
+		.tot_len = on_wire.longest + OUTER,
 		.ifindex = skb->ifindex,
 		.ipv4_src = own->address,
 		.ipv4_dst = next_hop,
 	};
 	// A next hop whose MAC is not known is no success: the kernel would let the packet wait for it, and send it by the route that it came by.
-	if (length + OUTER > 0xffff || bpf_fib_lookup(skb, &way, sizeof(way), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+	if (on_wire.longest + OUTER > 0xffff || bpf_fib_lookup(skb, &way, sizeof(way), 0) != BPF_FIB_LKUP_RET_SUCCESS)
 		return TC_ACT_UNSPEC;
 	if (way.ifindex != own->underlay)
 		return TC_ACT_UNSPEC;
 
-	__u32 whole = skb->len;
 	__u64 encapsulated = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_FIXED_GSO;
 	if (bpf_skb_adjust_room(skb, OUTER, BPF_ADJ_ROOM_MAC, encapsulated))
 		return TC_ACT_UNSPEC;
@@ -265,10 +282,10 @@ int flannel_out(struct __sk_buff *skb)
 	udp->len = swap16(whole + sizeof(*udp));
 	// None: the inner one covers what matters, and the kernel would have to sum up what a card does not.
 	udp->check = 0;
-	struct traffic *count = bpf_map_lookup_elem(&traffic, &subnet);
-	if (count) {
-		count->out_packets += packets;
-		count->out_bytes += bytes;
+	struct traffic *carried = bpf_map_lookup_elem(&traffic, &subnet);
+	if (carried) {
+		carried->out_packets += on_wire.packets;
+		carried->out_bytes += on_wire.bytes;
 	}
 	// That writes the link header, and finds out, as any packet does, if the next hop's MAC has changed.
 	struct bpf_redir_neigh next = { .nh_family = AF_INET, .ipv4_nh = way.ipv4_dst };
@@ -311,29 +328,10 @@ INLINE enum verdict judge(struct iphdr *outer, struct lease *own)
 		else if (mark == 1 && (tos & ECN) == 2)
 			set_tos(inner, (tos & ~ECN) | 1);
 		hop(inner);
-		struct traffic *count = bpf_map_lookup_elem(&traffic, &subnet);
-		if (count) {
-			count->in_packets += 1;
-			count->in_bytes += inside;
-		}
 		return TAKE;
 	}
 	count_drop(reason);
 	return DROP;
-}
-
-// Whether a frame is for flanneld's socket, as far as its headers are there.
-INLINE struct lease *for_us(struct ethhdr *link, void *end)
-{
-	struct iphdr *outer = (void *)(link + 1);
-	struct udphdr *udp = (void *)(outer + 1);
-	struct iphdr *inner = (void *)(udp + 1);
-	if ((void *)(inner + 1) > end || link->h_proto != swap16(ETH_P_IP))
-		return NULL;
-	if (*(__u8 *)outer != VERSION_IHL || outer->protocol != IPPROTO_UDP || outer->frag_off & FRAGMENT)
-		return NULL;
-	struct lease *own = valid_lease();
-	return own && udp->dest == own->port && outer->daddr == own->address ? own : NULL;
 }
 
 // In to the pods: in the driver of the interface, before anything was made of the frame. What it lets through goes through the driver's GRO
@@ -341,20 +339,23 @@ INLINE struct lease *for_us(struct ethhdr *link, void *end)
 SECTION("xdp.frags")
 int flannel_xdp(struct xdp_md *xdp)
 {
-	if (!for_us((void *)(long)xdp->data, (void *)(long)xdp->data_end))
-		return XDP_PASS;
-	// A driver that has no room for a mark leaves everything to flanneld.
-	if (bpf_xdp_adjust_meta(xdp, -(int)sizeof(__u32)))
-		return XDP_PASS;
 	struct ethhdr *link = (void *)(long)xdp->data;
-	__u32 *mark = (void *)(long)xdp->data_meta;
-	struct lease *own = for_us(link, (void *)(long)xdp->data_end);
-	if ((void *)(mark + 1) > (void *)link)
-		return XDP_DROP;
-	*mark = 0;
-	if (!own)
+	struct iphdr *outer = (void *)(link + 1);
+	struct udphdr *udp = (void *)(outer + 1);
+	struct iphdr *inner = (void *)(udp + 1);
+	if ((void *)(inner + 1) > (void *)(long)xdp->data_end || link->h_proto != swap16(ETH_P_IP))
 		return XDP_PASS;
-	switch (judge((void *)(link + 1), own)) {
+	if (*(__u8 *)outer != VERSION_IHL || outer->protocol != IPPROTO_UDP || outer->frag_off & FRAGMENT)
+		return XDP_PASS;
+	struct lease *own = valid_lease();
+	if (!own || udp->dest != own->port || outer->daddr != own->address)
+		return XDP_PASS;
+	struct ethhdr head;
+	__builtin_memcpy(&head, link, sizeof(head));
+	// So says a driver that has no room for a mark: everything is left to flanneld.
+	if ((void *)(long)xdp->data_meta > (void *)link)
+		return XDP_PASS;
+	switch (judge(outer, own)) {
 	case PASS:
 		return XDP_PASS;
 	case DROP:
@@ -362,14 +363,14 @@ int flannel_xdp(struct xdp_md *xdp)
 	case TAKE:
 		break;
 	}
-	*mark = MARK;
-	struct ethhdr head;
-	__builtin_memcpy(&head, link, sizeof(head));
-	if (bpf_xdp_adjust_head(xdp, OUTER))
+	// The mark comes last: what stands before a frame would have to be moved with its beginning.
+	if (bpf_xdp_adjust_head(xdp, OUTER) || bpf_xdp_adjust_meta(xdp, -(int)sizeof(__u32)))
 		goto failed;
 	link = (void *)(long)xdp->data;
-	if ((void *)(link + 1) > (void *)(long)xdp->data_end)
+	__u32 *mark = (void *)(long)xdp->data_meta;
+	if ((void *)(link + 1) > (void *)(long)xdp->data_end || (void *)(mark + 1) > (void *)link)
 		goto failed;
+	*mark = MARK;
 	__builtin_memcpy(link, &head, sizeof(head));
 	return XDP_PASS;
 failed:
@@ -384,11 +385,25 @@ SECTION("classifier")
 int flannel_in(struct __sk_buff *skb)
 {
 	__u32 only = 0;
+	struct ethhdr *link = (void *)(long)skb->data;
+	struct iphdr *ip = (void *)(link + 1);
+	void *end = (void *)(long)skb->data_end;
 	__u32 *mark = (void *)(long)skb->data_meta;
-	if ((void *)(mark + 1) > (void *)(long)skb->data || *mark != MARK)
+	if ((void *)(mark + 1) > (void *)link || *mark != MARK)
 		return TC_ACT_UNSPEC;
 	struct lease *own = bpf_map_lookup_elem(&lease, &only);
-	return own ? bpf_redirect(own->device, BPF_F_INGRESS) : TC_ACT_SHOT;
+	if (!own || (void *)(ip + 1) > end)
+		return TC_ACT_SHOT;
+	// Here, since that is once for many packets.
+	__u32 subnet = ip->saddr & own->mask;
+	struct traffic *carried = bpf_map_lookup_elem(&traffic, &subnet);
+	struct amount on_wire;
+	count(skb, ip, end, skb->len - ETH_HLEN, &on_wire);
+	if (carried) {
+		carried->in_packets += on_wire.packets;
+		carried->in_bytes += on_wire.bytes;
+	}
+	return bpf_redirect(own->device, BPF_F_INGRESS);
 }
 
 char licence[] SECTION("license") = "Dual BSD/GPL";

@@ -1,7 +1,7 @@
 //! How fast packets get from a pod of one host to a pod of another: `make bench-datapath`. Needs root, etcd, nft and iproute2.
 //!
 //! ```text
-//!  pod ─ cni0 ─ host 1 ─ wire0 ════ wire0 ─ host 2 ─ cni0 ─ pod      wire0: packets of 1500 bytes, as between network cards
+//!  pod ─ cni0 ─ host 1 ─ wire0 ════ wire0 ─ host 2 ─ cni0 ─ pod
 //! ```
 //!
 //! Each way is what the real `flanneld` does with another configuration: plain routing (host-gw), the kernel's VXLAN, and the
@@ -32,6 +32,7 @@ use cpu::Pinned;
 use flannel::Flanneld;
 use lab::{Lab, Pod};
 use report::{Figures, Row};
+use wire::Wire;
 
 /// Packets from pod to pod over two hosts, by several ways.
 #[derive(Parser)]
@@ -48,9 +49,9 @@ struct Args {
     /// Each host has one processor for itself
     #[arg(long)]
     pin: bool,
-    /// The interface between the hosts carries super-packets whole, as one with tunnel offload does
-    #[arg(long)]
-    whole: bool,
+    /// How the hosts are connected
+    #[arg(long, value_enum, default_value = "card")]
+    wire: Wire,
     /// cargo says so
     #[arg(long, hide = true)]
     bench: bool,
@@ -69,7 +70,7 @@ const WAYS: [Way; 8] = [
     Way { name: "plain", config: lab::NETWORK, flags: &["--fast-path=off", "--datapath=plain"] },
     Way { name: "batch", config: lab::NETWORK, flags: &["--fast-path=off", "--datapath=batch"] },
     Way { name: "offload", config: lab::NETWORK, flags: &["--fast-path=off"] },
-    Way { name: "fast", config: lab::NETWORK, flags: &["--fast-path=on"] },
+    Way { name: FAST, config: lab::NETWORK, flags: &["--fast-path=on"] },
     Way {
         name: "wireguard",
         config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#,
@@ -78,6 +79,8 @@ const WAYS: [Way; 8] = [
     // Packets from pod to pod meet no rules of its own making.
     Way { name: GO, config: lab::NETWORK, flags: &["--ip-masq=false", "--iptables-forward-rules=false"] },
 ];
+/// The way by the kernel's programs.
+const FAST: &str = "fast";
 /// The way that is another program.
 const GO: &str = "go";
 
@@ -120,7 +123,7 @@ fn start(way: &Way, go: Option<&str>, lab: &Lab, host: usize) -> Flanneld {
 fn measure(way: &Way, go: Option<&str>, args: &Args) -> Figures {
     let lab = Lab::with_hosts(2);
     lab.put("/coreos.com/network/config", way.config);
-    wire::connect(&lab.hosts, args.whole);
+    wire::connect(&lab.hosts, args.wire, way.name == FAST);
     let processors = [0, 1].map(|n| Pinned::to(args.pin.then_some(n)));
     let daemons = [0, 1].map(|n| processors[n].run(|| start(way, go, &lab, n)));
     let pods: [Pod; 2] = [0, 1].map(|n| lab.pod(n, &daemons[n]));
