@@ -59,7 +59,7 @@ bench-datapath: deps deps-test ## measure pod to pod over two hosts beside plain
 bench-leases: deps deps-test ## measure 4,000 leases in a real etcd: listing, changes, lookups
 	cargo bench -p flanneld --bench leases
 
-bpf: deps-test ## compile the kernel's programs; commit the object together with the source
+bpf: deps-test ## compile the kernel's programs; commit the objects together with the sources
 	$(MAKE) -C flanneld/bpf
 
 images: deps build ## build the container images into .lab/images
