@@ -6,6 +6,7 @@ pub mod fields;
 pub mod indexes;
 pub mod json;
 pub mod labels;
+pub mod managed;
 pub mod merge_keys;
 pub mod names;
 pub mod object;

@@ -1,7 +1,7 @@
 //! How each list (and a few objects) is merged: by strategic merge patch and by server-side apply.
 //!
 //! One row per field that isn't simply replaced as a whole. A field without a row is atomic if it is a list and
-//! granular if it is an object.
+//! granular if it is an object, unless its definition is atomic.
 
 /// How one field is merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,22 @@ pub fn lookup(definition: &str, field: &str) -> Option<&'static ListRule> {
     RULES.get(at)
 }
 
+/// Whether an object in this field is owned and replaced as a whole, as far as the field decides (`x-kubernetes-map-type: atomic`); else its
+/// definition does: see [`is_atomic`].
+pub fn is_atomic_field(definition: &str, field: &str) -> bool {
+    ATOMIC_FIELDS.contains(&(definition, field))
+}
+
+/// Whether objects of this definition are owned and replaced as a whole (`x-kubernetes-map-type: atomic`).
+pub fn is_atomic(definition: &str) -> bool {
+    ATOMIC.binary_search(&definition).is_ok()
+}
+
+/// Whether the field's object is granular although its definition is atomic.
+pub fn is_granular_field(definition: &str, field: &str) -> bool {
+    (definition, field) == ("io.k8s.api.core.v1.PersistentVolumeSpec", "claimRef")
+}
+
 const fn rule(
     definition: &'static str,
     field: &'static str,
@@ -53,6 +69,42 @@ const fn rule(
 ) -> ListRule {
     ListRule { definition, field, patch_strategy, merge_key, list_type, list_map_keys }
 }
+
+const ATOMIC_FIELDS: &[(&str, &str)] = &[
+    ("io.k8s.api.core.v1.PodSpec", "nodeSelector"),
+    ("io.k8s.api.core.v1.ReplicationControllerSpec", "selector"),
+    ("io.k8s.api.core.v1.ServiceSpec", "selector"),
+    ("io.k8s.api.node.v1.Scheduling", "nodeSelector"),
+];
+
+const ATOMIC: &[&str] = &[
+    "io.k8s.api.admissionregistration.v1.MatchResources",
+    "io.k8s.api.admissionregistration.v1.NamedRuleWithOperations",
+    "io.k8s.api.admissionregistration.v1.ParamKind",
+    "io.k8s.api.admissionregistration.v1.ParamRef",
+    "io.k8s.api.autoscaling.v1.CrossVersionObjectReference",
+    "io.k8s.api.core.v1.ConfigMapKeySelector",
+    "io.k8s.api.core.v1.EndpointAddress",
+    "io.k8s.api.core.v1.EndpointPort",
+    "io.k8s.api.core.v1.FileKeySelector",
+    "io.k8s.api.core.v1.LocalObjectReference",
+    "io.k8s.api.core.v1.NodeSelector",
+    "io.k8s.api.core.v1.NodeSelectorTerm",
+    "io.k8s.api.core.v1.ObjectFieldSelector",
+    "io.k8s.api.core.v1.ObjectReference",
+    "io.k8s.api.core.v1.ResourceFieldSelector",
+    "io.k8s.api.core.v1.ScopeSelector",
+    "io.k8s.api.core.v1.ScopedResourceSelectorRequirement",
+    "io.k8s.api.core.v1.SecretKeySelector",
+    "io.k8s.api.core.v1.SecretReference",
+    "io.k8s.api.core.v1.TopologySelectorTerm",
+    "io.k8s.api.core.v1.TypedLocalObjectReference",
+    "io.k8s.api.discovery.v1.EndpointPort",
+    "io.k8s.api.rbac.v1.RoleRef",
+    "io.k8s.api.rbac.v1.Subject",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference",
+];
 
 #[rustfmt::skip]
 const RULES: &[ListRule] = &[
@@ -157,6 +209,17 @@ const RULES: &[ListRule] = &[
 mod tests {
     use super::*;
     use crate::schema;
+
+    #[test]
+    fn what_is_atomic_is_there() {
+        assert!(ATOMIC.is_sorted());
+        for name in ATOMIC {
+            assert!(schema::lookup(name).is_some(), "{name}");
+        }
+        for (definition, field) in ATOMIC_FIELDS {
+            assert!(schema::lookup(definition).is_some_and(|s| s.field(field).is_some()), "{definition} {field}");
+        }
+    }
 
     #[test]
     fn rows_are_sorted_and_name_real_fields() {
