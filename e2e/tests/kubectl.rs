@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use e2e::lab::Lab;
 use e2e::probe::{self, Pod};
 use e2e::run::{run, wait_for};
@@ -96,6 +96,46 @@ fn port_forward_carries_a_request() -> Result<()> {
     forward.kill()?;
     forward.wait()?;
     ensure!(answer?.trim() == "through");
+    Ok(())
+}
+
+#[test]
+fn server_side_apply_shares_an_object() -> Result<()> {
+    let lab = Lab::attach()?;
+    let outcome = share(&lab);
+    run(&mut lab.kubectl(&["delete", "configmap", "shared", "--ignore-not-found"]))?;
+    outcome
+}
+
+/// kubectl's own way from client-side apply to the server's, a second owner, a conflict, and a field that nobody owns any more.
+fn share(lab: &Lab) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("map.json");
+    let write = |data: &serde_json::Value| -> Result<String> {
+        let map =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shared"}, "data": data});
+        std::fs::write(&file, map.to_string())?;
+        Ok(file.display().to_string())
+    };
+    let kubectl = |line: &str| run(&mut lab.kubectl(&line.split_whitespace().collect::<Vec<_>>()));
+    let data = || kubectl("get configmap shared -o jsonpath={.data}");
+    let file = write(&json!({"a": "1", "b": "1"}))?;
+    kubectl(&format!("apply -f {file}"))?;
+    let told = kubectl(&format!("apply --server-side -f {file}"))?;
+    ensure!(told.contains("configmap/shared serverside-applied"), "{told}");
+    write(&json!({"a": "2", "c": "1"}))?;
+    let Err(refused) = kubectl(&format!("apply --server-side --field-manager=other -f {file}")) else {
+        bail!("what kubectl owns was applied by another manager");
+    };
+    let refused = format!("{refused:#}");
+    ensure!(refused.contains("conflict with \"kubectl\"") && refused.contains(".data.a"), "{refused}");
+    kubectl(&format!("apply --server-side --field-manager=other --force-conflicts -f {file}"))?;
+    ensure!(data()? == r#"{"a":"2","b":"1","c":"1"}"#, "{}", data()?);
+    let owners = kubectl("get configmap shared --show-managed-fields -o yaml")?;
+    ensure!(owners.contains("manager: other") && owners.contains("f:c: {}"), "{owners}");
+    write(&json!({"a": "2"}))?;
+    kubectl(&format!("apply --server-side --field-manager=other -f {file}"))?;
+    ensure!(data()? == r#"{"a":"2","b":"1"}"#, "what its only owner leaves out is gone: {}", data()?);
     Ok(())
 }
 

@@ -217,7 +217,10 @@ mod tests {
             assert!(schema::lookup(name).is_some(), "{name}");
         }
         for (definition, field) in ATOMIC_FIELDS {
-            assert!(schema::lookup(definition).is_some_and(|s| s.field(field).is_some()), "{definition} {field}");
+            assert!(
+                schema::lookup(definition).is_some_and(|s| s.field(field).is_some()),
+                "{definition} {field}"
+            );
         }
     }
 

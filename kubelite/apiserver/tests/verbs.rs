@@ -126,11 +126,6 @@ async fn patches_of_three_kinds() {
         (&json!(2), &json!(2)),
         "the spec stays"
     );
-    let (code, refused) = api.ask(Method::PATCH, &path, "application/apply-patch+yaml", json!({})).await;
-    assert_eq!(
-        (code, refused["message"].as_str().unwrap().contains("server-side apply")),
-        (StatusCode::UNSUPPORTED_MEDIA_TYPE, true)
-    );
 }
 
 #[tokio::test]

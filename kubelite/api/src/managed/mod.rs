@@ -151,7 +151,8 @@ fn store(object: &mut Value, mut entries: Vec<Entry>) {
 
 fn join_ancient(entries: &mut Vec<Entry>) {
     loop {
-        let updaters = entries.iter().enumerate().filter(|(_, e)| e.operation == UPDATE && e.manager != ANCIENT);
+        let updaters =
+            entries.iter().enumerate().filter(|(_, e)| e.operation == UPDATE && e.manager != ANCIENT);
         if updaters.clone().count() <= MOST_UPDATERS {
             return;
         }
@@ -263,9 +264,11 @@ fn check(others: &[Entry], changed: &Set) -> Result<(), ApiError> {
         }
     };
     let plural = if count == 1 { "" } else { "s" };
-    let mut error = ApiError::new(409, "Conflict", format!("Apply failed with {count} conflict{plural}: {text}"));
+    let mut error =
+        ApiError::new(409, "Conflict", format!("Apply failed with {count} conflict{plural}: {text}"));
     let cause = |manager: &str, path: &str| json!({"reason": "FieldManagerConflict", "message": format!("conflict with {manager}"), "field": path});
-    let listed = causes.iter().flat_map(|(manager, paths)| paths.iter().map(move |path| cause(manager, path)));
+    let listed =
+        causes.iter().flat_map(|(manager, paths)| paths.iter().map(move |path| cause(manager, path)));
     error.details["causes"] = listed.collect();
     Err(error)
 }

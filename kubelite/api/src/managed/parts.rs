@@ -35,7 +35,9 @@ impl<'a> Parts<'a> {
         let field = |is: fn(&str, &str) -> bool| owner.is_some_and(|(schema, name)| is(schema.name(), name));
         match shape {
             _ if field(merge_keys::is_atomic_field) => Parts::Whole,
-            Shape::Ref(name) if merge_keys::is_atomic(name) && !field(merge_keys::is_granular_field) => Parts::Whole,
+            Shape::Ref(name) if merge_keys::is_atomic(name) && !field(merge_keys::is_granular_field) => {
+                Parts::Whole
+            }
             Shape::Ref(_) => match shape.definition() {
                 Some(schema) if matches!(schema.shape(), Shape::Object(_)) => Parts::Fields(schema),
                 Some(schema) => Parts::of(schema.shape(), None, None),
@@ -54,9 +56,9 @@ impl<'a> Parts<'a> {
     /// Those of one field or map entry.
     pub fn field(self, name: &str) -> Parts<'a> {
         match self {
-            Parts::Fields(schema) => schema.field(name).map_or(Parts::Whole, |field| {
-                Parts::of(&field.shape, Some((schema, name)), field.merge)
-            }),
+            Parts::Fields(schema) => schema
+                .field(name)
+                .map_or(Parts::Whole, |field| Parts::of(&field.shape, Some((schema, name)), field.merge)),
             Parts::Entries(values) => Parts::of(values, None, None),
             _ => Parts::Whole,
         }

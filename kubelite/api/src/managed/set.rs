@@ -224,7 +224,11 @@ mod tests {
         let fields = json!({"f:spec": {"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}}}, "f:x": {"v:\"a\"": {}}}});
         assert_eq!(
             set(&fields).paths(),
-            [".spec.ports[port=80,protocol=\"TCP\"].name", ".spec.ports[port=80,protocol=\"TCP\"]", ".spec.x[=\"a\"]"]
+            [
+                ".spec.ports[port=80,protocol=\"TCP\"].name",
+                ".spec.ports[port=80,protocol=\"TCP\"]",
+                ".spec.x[=\"a\"]"
+            ]
         );
     }
 
@@ -235,7 +239,10 @@ mod tests {
         assert_eq!(a.intersection(&b), set(&json!({"f:a": {".": {}, "f:y": {}}})));
         let mut sum = a.clone();
         sum.add(&b);
-        assert_eq!(sum, set(&json!({"f:a": {".": {}, "f:x": {}, "f:y": {}, "f:z": {}}, "f:b": {}, "f:c": {}})));
+        assert_eq!(
+            sum,
+            set(&json!({"f:a": {".": {}, "f:x": {}, "f:y": {}, "f:z": {}}, "f:b": {}, "f:c": {}}))
+        );
         let mut rest = a.clone();
         rest.subtract(&b);
         assert_eq!(rest, set(&json!({"f:a": {"f:x": {}}, "f:b": {}})));

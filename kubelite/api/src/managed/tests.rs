@@ -52,7 +52,10 @@ fn who_applies_owns_what_he_says() {
     );
     let template = json!({"f:metadata": {"f:labels": {"f:app": {}}},
         "f:spec": {"f:containers": {"k:{\"name\":\"a\"}": {".": {}, "f:image": {}, "f:name": {}}}}});
-    assert_eq!(entry["fieldsV1"], json!({"f:spec": {"f:replicas": {}, "f:selector": {}, "f:template": template}}));
+    assert_eq!(
+        entry["fieldsV1"],
+        json!({"f:spec": {"f:replicas": {}, "f:selector": {}, "f:template": template}})
+    );
 }
 
 #[test]
@@ -61,7 +64,8 @@ fn who_updates_owns_what_he_changed() {
         "template": {"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 80, "protocol": "TCP"}], "resources": {}}]}}});
     let made = updated(&Value::Null, "creator", |new| *new = deployment(spec));
     let port = json!({"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}, "f:protocol": {}}, ".": {}});
-    let containers = json!({"k:{\"name\":\"a\"}": {".": {}, "f:name": {}, "f:ports": port, "f:resources": {}}});
+    let containers =
+        json!({"k:{\"name\":\"a\"}": {".": {}, "f:name": {}, "f:ports": port, "f:resources": {}}});
     assert_eq!(
         owned(&made, "creator"),
         json!({"f:spec": {"f:replicas": {}, "f:strategy": {"f:type": {}, "f:rollingUpdate": {".": {}, "f:maxSurge": {}}},
@@ -72,7 +76,8 @@ fn who_updates_owns_what_he_changed() {
     assert_eq!(owned(&scaled, "creator")["f:spec"]["f:replicas"], Value::Null);
     let same = updated(&scaled, "nobody", |_| {});
     assert_eq!(same, scaled, "no change, no owner, no new time");
-    let without = updated(&scaled, "scaler", |new| drop(new["spec"].as_object_mut().unwrap().remove("strategy")));
+    let without =
+        updated(&scaled, "scaler", |new| drop(new["spec"].as_object_mut().unwrap().remove("strategy")));
     assert_eq!(owned(&without, "creator")["f:spec"]["f:strategy"], Value::Null);
 }
 
@@ -111,11 +116,15 @@ fn the_same_value_is_shared_and_stays_as_long_as_one_owns_it() {
 
 #[test]
 fn items_go_with_their_applier_and_keep_what_others_own() {
-    let two = |a: &str| json!({"template": {"spec": {"containers": [container("a", a), container("b", "y")]}}});
+    let two =
+        |a: &str| json!({"template": {"spec": {"containers": [container("a", a), container("b", "y")]}}});
     let object = applied(&Value::Null, "one", two("x"));
     let object = updated(&object, "other", |new| {
         new["spec"]["template"]["spec"]["containers"][1]["tty"] = json!(true);
-        new["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap().insert(0, container("side", "z"));
+        new["spec"]["template"]["spec"]["containers"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, container("side", "z"));
     });
     let only = json!({"template": {"spec": {"containers": [container("b", "y2")]}}});
     let object = applied(&object, "one", only);
@@ -139,7 +148,12 @@ fn lists_take_the_appliers_order() {
         new["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap().insert(1, container("m", "x"));
     });
     let object = applied(&object, "one", list(&["b", "n", "a"]));
-    let names: Vec<_> = object["spec"]["template"]["spec"]["containers"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
+    let names: Vec<_> = object["spec"]["template"]["spec"]["containers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["name"].clone())
+        .collect();
     assert_eq!(names, ["m", "b", "n", "a"]);
 }
 
@@ -147,7 +161,10 @@ fn lists_take_the_appliers_order() {
 fn an_object_without_owners_belongs_to_whoever_was_before() {
     let old = deployment(json!({"replicas": 1}));
     let error = apply(kind(), &old, &deployment(json!({"replicas": 2})), &by("me"), false).unwrap_err();
-    assert!(error.message.contains(r#"conflict with "before-first-apply" using apps/v1: .spec.replicas"#), "{error}");
+    assert!(
+        error.message.contains(r#"conflict with "before-first-apply" using apps/v1: .spec.replicas"#),
+        "{error}"
+    );
     let shared = applied(&old, "me", json!({"replicas": 1}));
     assert_eq!(owned(&shared, BEFORE), owned(&shared, "me"));
 }
@@ -159,10 +176,19 @@ fn items_that_cannot_be_told_apart_are_refused() {
         apply(kind(), &Value::Null, &deployment(spec), &by("me"), false).unwrap_err().message
     };
     let twice = refused(json!([container("a", "x"), container("a", "y")]));
-    assert!(twice.ends_with(".spec.template.spec.containers: duplicate entries for key [name=\"a\"]"), "{twice}");
+    assert!(
+        twice.ends_with(".spec.template.spec.containers: duplicate entries for key [name=\"a\"]"),
+        "{twice}"
+    );
     let keyless = refused(json!([{"image": "x"}]));
-    assert!(keyless.contains("element 0: associative list with keys has an element that omits key field \"name\""), "{keyless}");
-    let port = refused(json!([{"name": "a", "ports": [{"containerPort": 1}, {"containerPort": 1, "protocol": "TCP"}]}]));
+    assert!(
+        keyless
+            .contains("element 0: associative list with keys has an element that omits key field \"name\""),
+        "{keyless}"
+    );
+    let port = refused(
+        json!([{"name": "a", "ports": [{"containerPort": 1}, {"containerPort": 1, "protocol": "TCP"}]}]),
+    );
     assert!(port.ends_with("duplicate entries for key [containerPort=1,protocol=\"TCP\"]"), "{port}");
 }
 
@@ -173,7 +199,12 @@ fn a_client_may_write_the_owners_itself() {
     assert_eq!(owned(&renamed, "two"), owned(&object, "one"));
     let cleared = updated(&object, "x", |new| new["metadata"]["managedFields"] = json!([{}]));
     assert_eq!(cleared["metadata"].get("managedFields"), None);
-    for nonsense in [json!([{"operation": "Eat"}]), json!("x"), json!([]), json!([{"operation": "Apply", "fieldsV1": {"x": 1}}])] {
+    for nonsense in [
+        json!([{"operation": "Eat"}]),
+        json!("x"),
+        json!([]),
+        json!([{"operation": "Apply", "fieldsV1": {"x": 1}}]),
+    ] {
         let kept = updated(&object, "x", |new| new["metadata"]["managedFields"] = nonsense.clone());
         assert_eq!(owned(&kept, "one"), owned(&object, "one"), "{nonsense}");
     }

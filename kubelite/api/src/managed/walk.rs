@@ -42,7 +42,8 @@ fn all(parts: Parts<'_>, value: &Value) -> Set {
 
 fn new(element: &str, parts: Parts<'_>, value: &Value, inner: Parts<'_>) -> Node {
     let below = all(inner, value);
-    let hidden = !parts.own_their_parts() && ALWAYS_THERE.binary_search(&element).is_ok() && !below.is_empty();
+    let hidden =
+        !parts.own_their_parts() && ALWAYS_THERE.binary_search(&element).is_ok() && !below.is_empty();
     Node { member: !hidden, below }
 }
 

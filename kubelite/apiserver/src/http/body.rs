@@ -81,6 +81,20 @@ pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<(Value, Vec<String>), 
 /// An object from a body: of the right kind, pruned, its types checked, defaults in. The strings are warnings.
 pub fn decode(
     resource: &Resource,
+    parsed: (Value, Vec<String>),
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), ApiError> {
+    let (mut value, warnings) = decode_as_said(resource, parsed, validation)?;
+    if let Some(schema) = schema::for_kind(resource.stored().group, resource.stored().version, resource.kind)
+    {
+        schema.apply_defaults(&mut value);
+    }
+    Ok((value, warnings))
+}
+
+/// The same without defaults.
+pub fn decode_as_said(
+    resource: &Resource,
     (mut value, twice): (Value, Vec<String>),
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
@@ -107,10 +121,6 @@ pub fn decode(
     }
     if resource.prefix == "events" && !resource.group.is_empty() {
         strategy::to_stored(&mut value);
-    }
-    if let Some(schema) = schema::for_kind(resource.stored().group, resource.stored().version, resource.kind)
-    {
-        schema.apply_defaults(&mut value);
     }
     let warnings = if validation == FieldValidation::Warn { findings } else { Vec::new() };
     Ok((value, warnings))

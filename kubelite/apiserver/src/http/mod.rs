@@ -21,6 +21,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
+use http::header::USER_AGENT;
 use http::{HeaderMap, Method};
 use kubelite_api::status::ApiError;
 
@@ -31,7 +32,7 @@ use negotiate::{Include, View};
 
 use crate::auth::layers::{authenticate, authorize};
 use crate::parts::Parts;
-use crate::registry::{Context, Registry};
+use crate::registry::{Context, Owner, Registry};
 use crate::request::{RequestInfo, UserInfo};
 use crate::resources::{self, Resource};
 use crate::{discovery, health, openapi};
@@ -57,6 +58,9 @@ pub fn router(front: &Arc<Front>) -> Router {
 }
 
 /// Puts the [`RequestInfo`] into the request's extensions.
+/// The longest name of a field manager, in characters.
+const LONGEST_MANAGER: usize = 128;
+
 async fn inform(mut request: Request, next: Next) -> Response {
     let info = path::Query::parse(request.uri())
         .and_then(|query| path::request_info(request.method(), request.uri().path(), &query));
@@ -102,7 +106,22 @@ impl Asked {
                 return Err(ApiError::bad_request(text));
             }
         };
-        Ok(Context { user: &self.user, request: &self.info, resource, dry_run })
+        let owner = Owner::Manager(self.manager());
+        Ok(Context { user: &self.user, request: &self.info, resource, dry_run, owner })
+    }
+
+    /// Who owns what this request changes: as it says, or else the client's program by its User-Agent, or by its user where both are in
+    /// this process.
+    fn manager(&self) -> &str {
+        let agent = self.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        let component = match self.user.name.strip_prefix("system:") {
+            Some(node) if node.starts_with("node:") => "kubelet",
+            Some(component) => component,
+            None => &self.user.name,
+        };
+        let names = [self.query.get("fieldManager"), agent.split('/').next().unwrap_or_default()];
+        let name = names.into_iter().find(|name| !name.is_empty()).unwrap_or(component);
+        name.char_indices().nth(LONGEST_MANAGER).map_or(name, |(end, _)| name.get(..end).unwrap_or(name))
     }
 }
 

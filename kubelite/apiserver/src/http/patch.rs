@@ -1,24 +1,38 @@
-//! Patch: a change that the client describes, made anew on what is there until nobody else was faster.
+//! Patch: a change that the client describes, made anew on what is there until nobody else was faster; and server-side apply.
 
 use std::sync::{Mutex, PoisonError};
 
 use axum::response::Response;
 use http::StatusCode;
 use kubelite_api::json::MAX_DEPTH;
-use kubelite_api::status::ApiError;
+use kubelite_api::status::{ApiError, FieldError};
 use kubelite_api::{patch, schema};
 use serde_json::Value;
 
 use super::body::{self, FieldValidation};
 use super::{Asked, Front, respond, write};
+use crate::registry::Applied;
 use crate::resources::Resource;
 
-/// PATCH in three kinds.
+/// The media type of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
+
+/// PATCH in four kinds.
 pub(super) async fn patch(
     front: &Front,
     asked: &Asked,
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
+    if body::media_type(&asked.headers) == APPLY {
+        return apply(front, asked, resource).await;
+    }
+    if !asked.query.get("force").is_empty() {
+        return Err(invalid_option(
+            "force",
+            "FieldValueForbidden",
+            "Forbidden: may not be specified for non-apply patch",
+        ));
+    }
     let form = asked.form()?;
     let kind = PatchKind::of(body::media_type(&asked.headers))?;
     let (patch, twice) = kubelite_api::json::parse(&asked.body)
@@ -35,6 +49,34 @@ pub(super) async fn patch(
     let patched = front.registry.update(asked.context(resource)?, &name, write::part(asked), &change).await?;
     let warnings = warnings.into_inner().unwrap_or_default();
     Ok(respond::with_warnings(respond::object(resource, StatusCode::OK, patched, form), &warnings))
+}
+
+/// PATCH with all that the client wants to own.
+async fn apply(front: &Front, asked: &Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+    let form = asked.form()?;
+    let manager = asked.query.get("fieldManager");
+    if manager.is_empty() {
+        return Err(invalid_option(
+            "fieldManager",
+            "FieldValueRequired",
+            "Required value: is required for apply patch",
+        ));
+    }
+    let parsed = body::parse(&asked.headers, &asked.body)?;
+    let (object, warnings) = body::decode_as_said(resource, parsed, FieldValidation::parse(&asked.query)?)?;
+    if object.pointer("/metadata/managedFields").is_some() {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    let applied = Applied { object: &object, manager: asked.manager(), force: asked.query.is_true("force") };
+    let context = asked.context(resource)?;
+    let (stored, new) = front.registry.apply(context, &asked.info.name, write::part(asked), applied).await?;
+    let code = if new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(respond::with_warnings(respond::object(resource, code, stored, form), &warnings))
+}
+
+fn invalid_option(field: &str, reason: &'static str, message: &str) -> ApiError {
+    let error = FieldError { reason, field: field.to_owned(), message: message.to_owned() };
+    ApiError::invalid("PatchOptions.meta.k8s.io", "", &[error])
 }
 
 /// How a patch is meant.
@@ -54,16 +96,11 @@ impl PatchKind {
             "application/json-patch+json" => Ok(PatchKind::Json),
             "application/merge-patch+json" => Ok(PatchKind::Merge),
             "application/strategic-merge-patch+json" => Ok(PatchKind::Strategic),
-            "application/apply-patch+yaml" => Err(ApiError::new(
-                415,
-                "UnsupportedMediaType",
-                "server-side apply is not there yet; apply on the client's side (kubectl apply without --server-side)",
-            )),
             other => Err(ApiError::new(
                 415,
                 "UnsupportedMediaType",
                 format!(
-                    "the body of the request was in an unknown format ({other}) - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
+                    "the body of the request was in an unknown format ({other}) - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"
                 ),
             )),
         }

@@ -7,22 +7,15 @@ use kubelite_api::status::ApiError;
 use kubelite_api::{names, object};
 use serde_json::Value;
 
-use super::{Context, Registry, apply_defaults, check, encode, unavailable};
+use super::{Context, Owner, Registry, apply_defaults, check, encode, own, unavailable};
 use crate::admission::Operation;
 use crate::storage::StorageError;
 
 /// How many generated names are tried.
 const NAMES: usize = 8;
 /// What a client may send and the server sets itself.
-const SERVER_SET: [&str; 7] = [
-    "uid",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "generation",
-    "selfLink",
-    "managedFields",
-];
+const SERVER_SET: [&str; 6] =
+    ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"];
 
 impl Registry {
     /// Creates an object (decoded and pruned); what was stored, with its resourceVersion.
@@ -43,6 +36,7 @@ impl Registry {
         prepare_metadata(context, &mut object)?;
         let claims = self.allocator.claims();
         resource.strategy.prepare_create(&claims, &mut object)?;
+        own(context, &Value::Null, &mut object, false);
         self.admit(context, Operation::Create, &mut object, None).await?;
         resource.strategy.derive(&mut object);
         apply_defaults(resource, &mut object);
@@ -80,6 +74,9 @@ fn prepare_metadata(context: Context<'_>, object: &mut Value) -> Result<(), ApiE
     }
     for field in SERVER_SET {
         object::remove_meta(object, field);
+    }
+    if context.owner != Owner::Settled {
+        object::remove_meta(object, "managedFields");
     }
     if object::name(object).is_empty() && !object::generate_name(object).is_empty() {
         let name = names::generate_name(object::generate_name(object), &mut rand::random::<u32>);

@@ -4,6 +4,7 @@
 //! validators' matter. The registry brings them into their order and talks to the store: every change is a compare on the
 //! revision that was read.
 
+mod apply;
 mod create;
 mod delete;
 mod leases;
@@ -14,9 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubelite_api::status::ApiError;
-use kubelite_api::{object, schema, validate};
+use kubelite_api::{managed, object, scalar, schema, validate};
 use serde_json::{Value, json};
 
+pub use apply::Applied;
 pub use delete::{DeleteOptions, Deleted};
 pub use leases::Leases;
 pub(crate) use list::parse_version;
@@ -46,6 +48,17 @@ pub struct Context<'a> {
     pub resource: &'static Resource,
     /// Do all but the storing.
     pub dry_run: bool,
+    /// Who owns what this request changes.
+    pub owner: Owner<'a>,
+}
+
+/// How the owners of fields come into an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner<'a> {
+    /// The manager of this name owns what it changes.
+    Manager(&'a str),
+    /// They stand in the object already: it was applied.
+    Settled,
 }
 
 /// All objects, and what may happen to them.
@@ -123,6 +136,19 @@ fn check(resource: &Resource, object: &Value, old: Option<&Value>) -> Result<(),
         name => name,
     };
     Err(ApiError::invalid(&resource.qualified_kind(), name, &errors))
+}
+
+/// Writes down who owns what of a new object or a change.
+fn own(context: Context<'_>, old: &Value, object: &mut Value, trusted: bool) {
+    let stored = context.resource.stored();
+    let schema = schema::for_kind(stored.group, stored.version, stored.kind);
+    if let (Owner::Manager(name), Some(schema)) = (context.owner, schema) {
+        let (api_version, now) =
+            (context.resource.api_version(), scalar::format_time(jiff::Timestamp::now()));
+        let subresource = &context.request.subresource;
+        let manager = managed::Manager { name, api_version: &api_version, subresource, now: &now };
+        managed::update(schema, old, object, &manager, trusted);
+    }
 }
 
 fn apply_defaults(resource: &Resource, object: &mut Value) {

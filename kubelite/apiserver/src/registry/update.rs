@@ -4,14 +4,17 @@ use kubelite_api::object;
 use kubelite_api::status::ApiError;
 use serde_json::Value;
 
-use super::{Context, Current, Registry, TRIES, apply_defaults, check, encode, unavailable};
+use super::{Context, Current, Registry, TRIES, apply_defaults, check, encode, own, unavailable};
 use crate::admission::Operation;
 use crate::storage::StorageError;
 use crate::strategy::{Claims, Part};
 
-/// What no client can change; `managedFields` are not kept.
+/// What no client can change.
 const KEPT: [&str; 5] =
     ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"];
+
+/// Where the owners stand, in the metadata.
+const FIELD: &str = "managedFields";
 
 /// How the new object comes from the present one.
 pub type Change<'a> = &'a (dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync);
@@ -69,9 +72,10 @@ impl Registry {
                 None => drop(object::remove_meta(&mut object, field)),
             }
         }
-        object::remove_meta(&mut object, "managedFields");
+        let owners = object::remove_meta(&mut object, FIELD);
         apply_defaults(resource, &mut object);
         resource.strategy.prepare_update(claims, part, &mut object, old)?;
+        settle_owners(context, part, &mut object, old, owners);
         object::set_resource_version(&mut object, &current.revision.to_string());
         if part == Part::Internal {
             // The server's own change may touch what clients can't: a pod's node, a namespace's finalizers.
@@ -102,6 +106,18 @@ impl Registry {
     }
 }
 
+/// What a client says of the owners counts where it writes the object itself; the server's own changes have none.
+fn settle_owners(context: Context<'_>, part: Part, object: &mut Value, old: &Value, said: Option<Value>) {
+    let before = object::metadata(old).and_then(|metadata| metadata.get(FIELD)).cloned();
+    match if part == Part::Internal { before } else { said } {
+        Some(owners) => object::set_meta(object, FIELD, owners),
+        None => drop(object::remove_meta(object, FIELD)),
+    }
+    if part != Part::Internal {
+        own(context, old, object, part == Part::Main);
+    }
+}
+
 /// Whether its deletion only waited for finalizers, and they are gone now.
 fn finished(object: &Value) -> bool {
     let grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
@@ -109,13 +125,7 @@ fn finished(object: &Value) -> bool {
 }
 
 fn check_identity(context: Context<'_>, name: &str, object: &mut Value, old: &Value) -> Result<(), ApiError> {
-    if object::name(object).is_empty() {
-        object::set_name(object, name);
-    }
-    if object::name(object) != name {
-        let why = "the name of the object does not match the name on the URL";
-        return Err(ApiError::bad_request(format!("{why} ({} ≠ {name})", object::name(object))));
-    }
+    call(object, name)?;
     place(context, object)?;
     let version = object::resource_version(object);
     if !version.is_empty() && version != object::resource_version(old) {
@@ -128,6 +138,18 @@ fn check_identity(context: Context<'_>, name: &str, object: &mut Value, old: &Va
             object::uid(old)
         );
         return Err(ApiError::conflict(&context.resource.qualified(), name, &why));
+    }
+    Ok(())
+}
+
+/// Puts the name of the request into the object; another one there is an error.
+pub(super) fn call(object: &mut Value, name: &str) -> Result<(), ApiError> {
+    if object::name(object).is_empty() {
+        object::set_name(object, name);
+    }
+    if object::name(object) != name {
+        let why = "the name of the object does not match the name on the URL";
+        return Err(ApiError::bad_request(format!("{why} ({} ≠ {name})", object::name(object))));
     }
     Ok(())
 }
