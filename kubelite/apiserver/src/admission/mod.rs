@@ -7,6 +7,7 @@ mod certificates;
 mod limit_ranger;
 mod namespace;
 mod node_restriction;
+mod pod_security;
 mod priority;
 mod rbac_escalation;
 mod resource_quota;
@@ -28,6 +29,7 @@ pub use certificates::Certificates;
 pub use limit_ranger::LimitRanger;
 pub use namespace::NamespaceLifecycle;
 pub use node_restriction::NodeRestriction;
+pub use pod_security::PodSecurity;
 pub use priority::Priority;
 pub use rbac_escalation::RbacEscalation;
 pub use resource_quota::ResourceQuota;
@@ -90,6 +92,7 @@ pub fn chain(objects: &Arc<dyn Objects>, authorizer: &Arc<Chain>) -> Vec<Arc<dyn
         Arc::new(Priority::new(objects.clone())),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(RuntimeClass::new(objects.clone())),
+        Arc::new(PodSecurity::new(objects.clone())),
         Arc::new(DefaultStorageClass::new(objects.clone())),
         Arc::new(StorageObjectInUseProtection),
         Arc::new(Certificates::new(authorizer.clone())),

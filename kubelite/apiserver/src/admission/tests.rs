@@ -24,12 +24,16 @@ fn world() -> Arc<dyn Objects> {
         "subjects": [{"kind": "User", "name": "lead"}]});
     let mut fast = object("", "fast", json!({}));
     fast["metadata"]["annotations"] = json!({"storageclass.kubernetes.io/is-default-class": "true"});
+    let mut strict = object("", "strict", json!({"status": {"phase": "Active"}}));
+    strict["metadata"]["labels"] = json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/enforce-version": "v1.37"});
     let boxed = json!({"overhead": {"podFixed": {"memory": "64Mi"}}, "scheduling": {"nodeSelector": {"boxes": "yes"}}});
     Memory::with_policy()
         .and("storageclasses", fast)
         .and("runtimeclasses", object("", "boxed", boxed))
         .and("namespaces", object("", "ns", json!({"status": {"phase": "Active"}})))
         .and("namespaces", going)
+        .and("namespaces", strict)
+        .and("serviceaccounts", object("strict", "default", json!({})))
         .and("serviceaccounts", object("ns", "default", json!({"imagePullSecrets": [{"name": "pull"}]})))
         .and("serviceaccounts", object("ns", "quiet", json!({"automountServiceAccountToken": false})))
         .and("pods", object("ns", "mine", json!({"spec": {"nodeName": "n1"}})))
@@ -122,6 +126,50 @@ async fn a_pod_gets_account_token_priority_and_tolerations() {
     assert_eq!(spec["preemptionPolicy"], "PreemptLowerPriority");
     assert_eq!(spec["tolerations"].as_array().unwrap().len(), 2);
     assert_eq!(spec["tolerations"][1]["tolerationSeconds"], 300);
+}
+
+#[tokio::test]
+async fn a_namespace_says_what_its_pods_may_ask_of_the_node() {
+    let mut bad = pod();
+    bad["spec"]["hostNetwork"] = json!(true);
+    let refused = create(&root(), request("", "pods", "", "strict", ""), &mut bad.clone()).await.unwrap_err();
+    let why = r#"violates PodSecurity "baseline:v1.37": host namespaces (hostNetwork=true)"#;
+    assert_eq!((refused.code, refused.message), (403, format!("pods \"p\" is forbidden: {why}")));
+    assert!(create(&root(), request("", "pods", "", "ns", ""), &mut bad).await.is_ok());
+    assert!(create(&root(), request("", "pods", "", "strict", ""), &mut pod()).await.is_ok());
+    let change = |new: &Value, old: &Value| {
+        let (mut new, old) = (new.clone(), old.clone());
+        async move {
+            let case = Case {
+                user: root(),
+                request: request("", "pods", "", "strict", "p"),
+                operation: Operation::Update,
+                old: Some(&old),
+            };
+            run(case, &mut new).await
+        }
+    };
+    let mut labelled = bad.clone();
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    assert!(change(&labelled, &bad).await.is_ok(), "it was there before");
+    assert!(change(&bad, &pod()).await.is_err());
+    let namespace = |labels: Value| async move {
+        let mut object = json!({"metadata": {"name": "new", "labels": labels}});
+        create(&root(), request("", "namespaces", "", "new", ""), &mut object).await
+    };
+    let ok = json!({"pod-security.kubernetes.io/warn": "restricted", "pod-security.kubernetes.io/warn-version": "latest"});
+    assert!(namespace(ok).await.is_ok());
+    for (labels, wanted) in [
+        (
+            json!({"pod-security.kubernetes.io/enforce": "strict"}),
+            "must be one of privileged, baseline, restricted",
+        ),
+        (json!({"pod-security.kubernetes.io/audit-version": "1.20"}), "must be \"latest\" or \"v1.x\""),
+    ] {
+        let refused = namespace(labels).await.unwrap_err();
+        assert_eq!(refused.code, 422);
+        assert!(refused.message.contains(wanted), "{refused}");
+    }
 }
 
 #[tokio::test]
