@@ -105,6 +105,14 @@ impl<T> Dual<T> {
         }
     }
 
+    /// Has this of a family from now on.
+    pub fn set(&mut self, family: Family, value: T) {
+        match family {
+            Family::V4 => self.v4 = Some(value),
+            Family::V6 => self.v6 = Some(value),
+        }
+    }
+
     /// What there is, with its family.
     pub fn iter(&self) -> impl Iterator<Item = (Family, &T)> {
         Family::BOTH.into_iter().filter_map(|family| Some((family, self.get(family)?)))
@@ -137,6 +145,11 @@ impl Dual<IpAddr> {
     /// The IPv4 address.
     pub fn ipv4(&self) -> Option<Ipv4Addr> {
         self.v4.and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None })
+    }
+
+    /// The IPv6 address.
+    pub fn ipv6(&self) -> Option<Ipv6Addr> {
+        self.v6.and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None })
     }
 }
 

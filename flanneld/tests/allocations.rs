@@ -20,7 +20,9 @@ use flanneld::datapath::path::Level;
 use flanneld::datapath::tun::Tun;
 use flanneld::datapath::udp::Udp;
 use flanneld::datapath::virtio::{self, Gso, Header, Kind, Partial};
+use flanneld::family::Dual;
 use flanneld::route::{Handle, Table};
+use ipnetwork::Ipv4Network;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use prometheus_client::registry::Registry;
@@ -66,13 +68,22 @@ impl Host {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_NONBLOCK).unwrap();
         let meters = Meters::register(&mut Registry::default());
-        let own = own.parse().unwrap();
+        let own: Ipv4Network = own.parse().unwrap();
         let routes = Handle::default();
         routes.publish(Table::new(Some(own), [(peer.parse().unwrap(), peer_at)]));
         let level = Level::Offload;
-        let udp = Udp::bind(at, 1, level, meters.path.clone()).unwrap();
+        let udp = Udp::bind(at.into(), 1, level, meters.path.clone()).unwrap();
         let tun = Tun::over(vec![File::from(theirs)], &meters.path).unwrap();
-        let parts = Parts { tun, udp, routes, own: own.network(), level, mtu: 1472, wireguard: None, meters };
+        let parts = Parts {
+            tun,
+            udp,
+            routes,
+            own: Dual::only_v4(own.network().into()),
+            level,
+            mtu: 1472,
+            wireguard: None,
+            meters,
+        };
         let engine = Engine::start(parts).unwrap();
         Host { _engine: engine, device: File::from(ours) }
     }

@@ -1,7 +1,8 @@
 //! What carries this node's packets, whatever the backend: prepared before the lease, started with it, told the leases, and mended
 //! when somebody takes a part of it away.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::extension::Extension;
 use super::fast::{self, FastPath};
-use super::kernel::{self, Scope};
+use super::kernel::{self, Desired, Scope};
 use super::udp::Tunnel;
 use super::{BackendKind, host_gw, ipip, udp, vxlan, wireguard};
 use crate::config::IfaceChoice;
@@ -34,7 +35,8 @@ const IPV6_LEAST_MTU: u32 = 1280;
 /// What packets are carried by.
 enum Way {
     Udp(Tunnel),
-    Wireguard(Tunnel, wireguard::Node),
+    /// The tunnels are those of the node's lanes, in their order.
+    Wireguard(Vec<Tunnel>, wireguard::Node),
     Vxlan(vxlan::Devices),
     Ipip(ipip::Device),
     HostGw,
@@ -42,10 +44,29 @@ enum Way {
     Nothing,
 }
 
+impl Way {
+    /// The tunnels of our own.
+    fn tunnels(&self) -> &[Tunnel] {
+        match self {
+            Way::Udp(tunnel) => std::slice::from_ref(tunnel),
+            Way::Wireguard(tunnels, _) => tunnels,
+            _ => &[],
+        }
+    }
+
+    fn tunnels_mut(&mut self) -> &mut [Tunnel] {
+        match self {
+            Way::Udp(tunnel) => std::slice::from_mut(tunnel),
+            Way::Wireguard(tunnels, _) => tunnels,
+            _ => &mut [],
+        }
+    }
+}
+
 /// What a data path has to be like that one process starts and another one goes on with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wish {
-    listen: SocketAddrV4,
+    listen: SocketAddr,
     level: Level,
 }
 
@@ -76,7 +97,8 @@ impl Carrier {
         let way = match &network.backend {
             BackendKind::Udp { port, mtu } => Way::Udp(Tunnel {
                 device: udp::DEVICE,
-                address: SocketAddrV4::new(ipv4_of(&external)?, *port),
+                inner: Some(Family::V4),
+                address: SocketAddr::new(ipv4_of(&external)?.into(), *port),
                 mtu: udp::mtu(&external, *mtu),
                 outer_mtu: *mtu,
                 options,
@@ -89,22 +111,25 @@ impl Carrier {
                 meters,
             }),
             BackendKind::Wireguard(wanted) => {
-                let node = wireguard::Node::new(wanted.clone())?;
-                let tunnel = Tunnel {
-                    device: wireguard::DEVICE,
-                    address: SocketAddrV4::new(ipv4_of(&external)?, wanted.port),
-                    mtu: wanted.mtu(&external),
-                    outer_mtu: None,
-                    options,
-                    routes: Handle::default(),
-                    meters,
-                    wireguard: Some(node.wireguard.clone()),
-                    engine: None,
-                    path_mtu: None,
-                    given: None,
-                    fast: None,
+                let node = wireguard::Node::new(wanted.clone(), network.networks())?;
+                let tunnel = |lane: &wireguard::Lane| {
+                    anyhow::Ok(Tunnel {
+                        device: lane.device,
+                        inner: lane.inner,
+                        address: lane.listen(&external)?,
+                        mtu: wanted.mtu(&external),
+                        outer_mtu: None,
+                        options,
+                        routes: Handle::default(),
+                        meters: meters.clone(),
+                        wireguard: Some(node.wireguard()),
+                        engine: None,
+                        path_mtu: None,
+                        given: None,
+                        fast: None,
+                    })
                 };
-                Way::Wireguard(tunnel, node)
+                Way::Wireguard(node.lanes.iter().map(tunnel).collect::<Result<_>>()?, node)
             }
             BackendKind::Vxlan(options) => {
                 let last = leases.iter().find(|lease| lease.is_of(&external.public));
@@ -186,7 +211,8 @@ impl Carrier {
     /// The largest packet of a pod, of whichever family.
     pub fn mtu(&self) -> u32 {
         match &self.way {
-            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.mtu,
+            Way::Udp(tunnel) => tunnel.mtu,
+            Way::Wireguard(_, node) => node.mtu(&self.external),
             Way::Vxlan(devices) => {
                 let mtus =
                     self.networks.iter().map(|(family, _)| devices.options.mtu(&self.external, family));
@@ -199,11 +225,12 @@ impl Carrier {
 
     /// What it tells of itself.
     pub fn told(&self) -> (told::Interface, told::Network) {
-        let tunnel =
-            |kind, tunnel: &Tunnel| (kind, Some(tunnel.address.port()), Some(tunnel.device.to_owned()));
+        // Of two tunnels the one of IPv4.
+        let tunnel = self.way.tunnels().first();
+        let (port, device) = tunnel.map(|it| (it.address.port(), it.device.to_owned())).unzip();
         let (backend, port, device) = match &self.way {
-            Way::Udp(it) => tunnel("udp", it),
-            Way::Wireguard(it, _) => tunnel("wireguard", it),
+            Way::Udp(_) => ("udp", port, device),
+            Way::Wireguard(..) => (wireguard::TYPE, port, device),
             Way::Vxlan(vxlan) => {
                 (vxlan::TYPE, Some(vxlan.options.port), Some(vxlan.options.device(Family::V4)))
             }
@@ -228,10 +255,7 @@ impl Carrier {
 
     /// Whether packets are carried.
     pub fn is_alive(&self) -> bool {
-        match &self.way {
-            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => tunnel.is_alive(),
-            _ => true,
-        }
+        self.way.tunnels().iter().all(Tunnel::is_alive)
     }
 
     /// What it could go on with, if another process passed it on.
@@ -253,16 +277,15 @@ impl Carrier {
     /// What is passed on to a process with this wish, while packets are carried as before. If there is nothing that it could go on
     /// with, this one lets go of what it has.
     pub fn pass_on(&mut self, wish: Option<&Wish>) -> Vec<BorrowedFd<'_>> {
-        let fits = wish.is_some() && self.wish().as_ref() == wish;
-        match &mut self.way {
-            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
-                if !fits {
-                    tunnel.engine = None;
-                }
-                tunnel.engine.as_ref().map(Engine::descriptors).unwrap_or_default()
-            }
-            _ => Vec::new(),
+        if wish.is_none() || self.wish().as_ref() != wish {
+            self.way.tunnels_mut().iter_mut().for_each(|tunnel| tunnel.engine = None);
         }
+        self.way
+            .tunnels()
+            .iter()
+            .filter_map(|tunnel| tunnel.engine.as_ref())
+            .flat_map(Engine::descriptors)
+            .collect()
     }
 
     /// Looks whether the interface to the other nodes is another one now or has another address, and goes over to it; whether that was
@@ -278,8 +301,12 @@ impl Carrier {
         tracing::warn!(interface = found.link.name, index = found.link.index, address = %found.address, public = %found.public,
             mtu = found.link.mtu, "the interface to the other nodes is another one now, or has changed");
         match &mut self.way {
-            Way::Udp(tunnel) => tunnel.move_to(ipv4_of(&found)?, udp::mtu(&found, tunnel.outer_mtu)),
-            Way::Wireguard(tunnel, node) => tunnel.move_to(ipv4_of(&found)?, node.mtu(&found)),
+            Way::Udp(tunnel) => tunnel.move_to(ipv4_of(&found)?.into(), udp::mtu(&found, tunnel.outer_mtu)),
+            Way::Wireguard(tunnels, node) => {
+                for (tunnel, lane) in tunnels.iter_mut().zip(&node.lanes) {
+                    tunnel.move_to(lane.listen(&found)?.ip(), node.mtu(&found));
+                }
+            }
             Way::Vxlan(device) => device.external = found.clone(),
             Way::Ipip(device) => device.external = found.clone(),
             Way::HostGw => host_gw::check(&found)?,
@@ -302,9 +329,7 @@ impl Carrier {
 
     /// Stops what belongs to an earlier lease, and makes what this one needs.
     pub async fn start(&mut self, own: Dual<IpNetwork>) -> Result<()> {
-        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
-            tunnel.engine = None;
-        }
+        self.way.tunnels_mut().iter_mut().for_each(|tunnel| tunnel.engine = None);
         if let Way::Extension(extension) = &mut self.way {
             extension.start(&self.networks, &own, &self.external.public).await?;
         }
@@ -314,7 +339,7 @@ impl Carrier {
     /// Without a lease nothing is carried.
     pub async fn withdraw(&mut self, own: Dual<IpNetwork>) -> Result<()> {
         self.leases.clear();
-        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way {
+        for tunnel in self.way.tunnels_mut() {
             tunnel.routes.publish(Table::default());
             tunnel.fast.as_mut().map_or(Ok(()), FastPath::withdraw)?;
         }
@@ -342,21 +367,33 @@ impl Carrier {
                 let ledger = &tunnel.meters.peers;
                 let others: Vec<&Lease> = others.collect();
                 let peers = others.iter().filter_map(|lease| {
-                    let (subnet, at) = (lease.subnets.ipv4()?, lease.public.ipv4()?);
+                    let (subnet, at) = (lease.subnets.v4?, lease.public.v4?);
                     ledger.of(at).way.set_takes_marks(lease.backend.features.has(Feature::Ecn));
-                    Some((subnet, SocketAddrV4::new(at, port)))
+                    Some((subnet, SocketAddr::new(at, port)))
                 });
-                let table = Table::counted(own.ipv4(), peers, ledger).valid_until(until);
+                let table = Table::counted(tunnel.part(&own), peers, ledger).valid_until(until);
+                ledger.keep(&table.next_hops());
                 tunnel.routes.publish(table);
                 if let (Some(fast), Some(own)) = (&mut tunnel.fast, own.ipv4()) {
                     fast.publish(own, others.into_iter().filter_map(udp::neighbour).collect(), until);
                 }
                 tunnel.ensure_fast(&self.netlink, &self.external).await
             }
-            Way::Wireguard(tunnel, node) => {
-                let peers = node.publish(others);
-                let table = Table::counted(own.ipv4(), peers, &tunnel.meters.peers).valid_until(until);
-                tunnel.routes.publish(table);
+            Way::Wireguard(tunnels, node) => {
+                let others: Vec<&Lease> = others.collect();
+                let lanes = node.publish(&others, &self.external.public);
+                let mut reached = BTreeSet::new();
+                for (tunnel, peers) in tunnels.iter().zip(lanes) {
+                    if let Some(wireguard) = &tunnel.wireguard {
+                        wireguard.publish(peers.iter().map(|peer| (peer.at, peer.key)));
+                    }
+                    let hops = peers.iter().map(|peer| (peer.subnet, peer.at));
+                    let own = tunnel.part(&own);
+                    let table = Table::counted(own, hops, &tunnel.meters.peers).valid_until(until);
+                    reached.append(&mut table.next_hops());
+                    tunnel.routes.publish(table);
+                }
+                tunnels.iter().for_each(|tunnel| tunnel.meters.peers.keep(&reached));
                 Ok(())
             }
             _ => {
@@ -368,10 +405,8 @@ impl Carrier {
 
     /// Mends what somebody took away: device, address, routes, or a data path that ended.
     pub async fn mend(&mut self, own: Dual<IpNetwork>) -> Result<()> {
-        if let Way::Udp(tunnel) | Way::Wireguard(tunnel, _) = &mut self.way
-            && !tunnel.is_alive()
-        {
-            tunnel.start(ipv4(&own)?)?;
+        for tunnel in self.way.tunnels_mut().iter_mut().filter(|tunnel| !tunnel.is_alive()) {
+            tunnel.start(&own)?;
         }
         self.sync(own).await?;
         match &mut self.way {
@@ -390,10 +425,16 @@ impl Carrier {
                 extension.publish(self.leases.clone());
                 return self.drop_only(own).await;
             }
-            Way::Udp(tunnel) | Way::Wireguard(tunnel, _) => {
-                let device = tunnel.ensure(&self.netlink, ipv4(&own)?).await?;
-                devices.v4 = Some(device);
-                tunnel.plan(device, ipv4(&self.networks)?)
+            Way::Udp(_) | Way::Wireguard(..) => {
+                let mut desired = Desired::refusing(&self.networks);
+                for tunnel in self.way.tunnels() {
+                    let device = tunnel.ensure(&self.netlink, &own).await?;
+                    for (family, _) in tunnel.part(&own).iter() {
+                        devices.set(family, device);
+                    }
+                    desired.routes.extend(tunnel.plan(device, &self.networks));
+                }
+                desired
             }
             Way::Vxlan(vxlan) => {
                 if let Some(subnet) = own.v4 {
@@ -439,7 +480,7 @@ impl Carrier {
     }
 }
 
-/// A tunnel of our own is of IPv4 only; a network without it is refused when it is read.
+/// IPIP is of IPv4 only; a network without it is refused when it is read.
 fn ipv4(networks: &Dual<IpNetwork>) -> Result<Ipv4Network> {
     networks.ipv4().context("this backend needs IPv4, which the network lacks")
 }

@@ -192,7 +192,7 @@ impl FastPath {
     fn narrow_ways(&mut self) -> bool {
         let mut changed = false;
         for peer in self.told.iter_mut().flat_map(|told| &mut told.others) {
-            let narrow = self.meters.peers.of(peer.next_hop).way.limit().is_some();
+            let narrow = self.meters.peers.of(peer.next_hop.into()).way.limit().is_some();
             changed |= std::mem::replace(&mut peer.narrow, narrow) != narrow;
         }
         changed

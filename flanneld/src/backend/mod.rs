@@ -83,8 +83,8 @@ impl BackendKind {
 
     /// Whether packets of a family can be carried.
     pub fn carries(&self, family: Family) -> bool {
-        let both = matches!(self, BackendKind::Vxlan(_) | BackendKind::HostGw | BackendKind::Alloc);
-        family == Family::V4 || both
+        use BackendKind::{Alloc, HostGw, Vxlan, Wireguard};
+        family == Family::V4 || matches!(self, Vxlan(_) | Wireguard(_) | HostGw | Alloc)
     }
 }
 

@@ -1,15 +1,15 @@
 //! The udp backend: a persistent TUN with the route to the whole network, and the engine between it and the socket.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hostnet::{Netlink, Route, sysctl};
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
 use super::fast::{self, FastPath};
-use super::kernel::{self, Desired};
+use super::kernel;
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::{Engine, Parts, Voice};
 use crate::datapath::fast::{Neighbour, Place};
@@ -18,7 +18,7 @@ use crate::datapath::path::Level;
 use crate::datapath::tun::Tun;
 use crate::datapath::udp::Udp;
 use crate::datapath::wireguard::Wireguard;
-use crate::family::Dual;
+use crate::family::{Dual, Family};
 use crate::iface::External;
 use crate::lease::features::{Feature, Features};
 use crate::lease::key::Lease;
@@ -83,8 +83,10 @@ impl Options {
 pub struct Tunnel {
     /// The device's name.
     pub device: &'static str,
+    /// The family of the pods' packets in it; none: both.
+    pub inner: Option<Family>,
     /// Where the socket listens.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// The largest inner packet.
     pub mtu: u32,
     /// The outer MTU, if the udp backend's configuration has one.
@@ -115,7 +117,7 @@ impl Tunnel {
 
     /// Attaches to the device, which is made if it isn't there, and carries packets; or goes on with the queues and sockets that
     /// another process passed on. The tunnel's own address is the subnet's first, which no pod gets.
-    pub fn start(&mut self, own: Ipv4Network) -> Result<()> {
+    pub fn start(&mut self, own: &Dual<IpNetwork>) -> Result<()> {
         if self.engine.take().is_some() {
             tracing::warn!("the data path ended; starting it again");
         }
@@ -137,22 +139,29 @@ impl Tunnel {
             udp.carries_bare_packets().context("cannot forbid that datagrams are fragmented")?;
         }
         let (routes, wireguard, mtu) = (self.routes.clone(), self.wireguard.clone(), self.mtu as usize);
-        let own = own.network();
+        let own = self.part(own).map(IpNetwork::network);
         let engine = Engine::start(Parts { tun, udp, routes, own, level, meters, wireguard, mtu })?;
-        self.path_mtu = self.wireguard.is_none().then(|| self.search(own, engine.voice()));
+        self.path_mtu =
+            own.ipv4().filter(|_| self.wireguard.is_none()).and_then(|own| self.search(own, engine.voice()));
         self.engine = Some(engine);
         Ok(())
     }
 
-    fn search(&self, own: Ipv4Addr, voice: Voice) -> path_mtu::Task {
-        let (address, routes, meters) = (self.address, self.routes.clone(), self.meters.path_mtu.clone());
-        path_mtu::Task::start(path_mtu::Parts { voice, address, own, routes, meters }, self.mtu)
+    /// What there is of each family, as far as it is carried.
+    pub fn part<T: Copy>(&self, all: &Dual<T>) -> Dual<T> {
+        Dual::of(|family| all.get(family).copied().filter(|_| self.inner.is_none_or(|inner| inner == family)))
+    }
+
+    fn search(&self, own: Ipv4Addr, voice: Voice) -> Option<path_mtu::Task> {
+        let SocketAddr::V4(address) = self.address else { return None };
+        let (routes, meters) = (self.routes.clone(), self.meters.path_mtu.clone());
+        Some(path_mtu::Task::start(path_mtu::Parts { voice, address, own, routes, meters }, self.mtu))
     }
 
     /// Has another address, or another MTU. With another address the data path is started again, and where packets are padded up
     /// to the MTU.
-    pub fn move_to(&mut self, address: Ipv4Addr, mtu: u32) {
-        if *self.address.ip() != address || (self.mtu != mtu && self.wireguard.is_some()) {
+    pub fn move_to(&mut self, address: IpAddr, mtu: u32) {
+        if self.address.ip() != address || (self.mtu != mtu && self.wireguard.is_some()) {
             self.address.set_ip(address);
             self.engine = None;
         }
@@ -166,8 +175,9 @@ impl Tunnel {
     pub async fn ensure_fast(&mut self, netlink: &Netlink, external: &External) -> Result<()> {
         let Some(fast) = &mut self.fast else { return Ok(()) };
         let Some(device) = netlink.link_by_name(self.device).await? else { return Ok(()) };
+        let SocketAddr::V4(address) = self.address else { return Ok(()) };
         let place = Place {
-            address: *self.address.ip(),
+            address: *address.ip(),
             port: self.address.port(),
             underlay: external.link.index,
             device: device.index,
@@ -178,30 +188,34 @@ impl Tunnel {
     }
 
     /// Brings the device into the wanted state; its index.
-    pub async fn ensure(&self, netlink: &Netlink, own: Ipv4Network) -> Result<u32> {
-        ensure(netlink, self.device, self.mtu, own).await
+    pub async fn ensure(&self, netlink: &Netlink, own: &Dual<IpNetwork>) -> Result<u32> {
+        let (name, own) = (self.device, self.part(own));
+        ensure!(!own.is_empty(), "{name} carries packets of a family that the lease has no subnet of");
+        let link = netlink.link_by_name(name).await?.with_context(|| format!("{name} is gone"))?;
+        if link.mtu != self.mtu {
+            netlink.set_mtu(link.index, self.mtu).await?;
+        }
+        if own.v6.is_some() {
+            // Nobody is on the link: neither is there an address to be made for it, nor a router to be believed (RFC 4861).
+            sysctl::set(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1")?;
+            sysctl::set(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+        }
+        for subnet in own.values() {
+            kernel::set_address(netlink, link.index, subnet.network()).await?;
+        }
+        if !link.up {
+            netlink.set_txqlen(link.index, QUEUE).await?;
+            netlink.set_up(link.index, true).await?;
+        }
+        // ICMP answers come in over the device with the device's own address; without this they are martians.
+        sysctl::set(&format!("net/ipv4/conf/{name}/accept_local"), "1")?;
+        Ok(link.index)
     }
 
-    /// The route into the device, and the one that refuses while the device is away. Pure.
-    pub fn plan(&self, device: u32, network: Ipv4Network) -> Desired {
-        let network = IpNetwork::V4(network);
-        let mut desired = Desired::refusing(&Dual::only_v4(network));
-        desired.routes.push(Route { oif: Some(device), mtu: Some(self.mtu), ..Route::to(network) });
-        desired
+    /// The routes into the device. Pure.
+    pub fn plan(&self, device: u32, networks: &Dual<IpNetwork>) -> Vec<Route> {
+        let into =
+            |network: &IpNetwork| Route { oif: Some(device), mtu: Some(self.mtu), ..Route::to(*network) };
+        self.part(networks).values().map(into).collect()
     }
-}
-
-async fn ensure(netlink: &Netlink, name: &str, mtu: u32, own: Ipv4Network) -> Result<u32> {
-    let link = netlink.link_by_name(name).await?.with_context(|| format!("{name} is gone"))?;
-    if link.mtu != mtu {
-        netlink.set_mtu(link.index, mtu).await?;
-    }
-    kernel::set_address(netlink, link.index, IpAddr::V4(own.network())).await?;
-    if !link.up {
-        netlink.set_txqlen(link.index, QUEUE).await?;
-        netlink.set_up(link.index, true).await?;
-    }
-    // ICMP answers come in over the device with the device's own address; without this they are martians.
-    sysctl::set(&format!("net/ipv4/conf/{name}/accept_local"), "1")?;
-    Ok(link.index)
 }

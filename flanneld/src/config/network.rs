@@ -99,7 +99,10 @@ impl NetworkConfig {
         }
         let backend = BackendKind::parse(get(map, "Backend"))?;
         if v6 && !backend.carries(Family::V6) {
-            return Err(bad("EnableIPv6", "this Backend carries IPv4 only; take vxlan, host-gw or alloc"));
+            return Err(bad(
+                "EnableIPv6",
+                "this Backend carries IPv4 only; take vxlan, wireguard, host-gw or alloc",
+            ));
         }
         let pool = |enabled: bool, rules: &Rules| enabled.then(|| Pool::parse(map, rules)).transpose();
         Ok(NetworkConfig { pools: Dual { v4: pool(v4, &V4)?, v6: pool(v6, &V6)? }, backend, assigned: false })

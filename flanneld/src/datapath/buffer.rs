@@ -1,6 +1,6 @@
 //! Buffers that are made once: packets out of the TUN, and datagrams out of the socket, both with room for super-packets.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::counters::Reason;
@@ -71,7 +71,7 @@ pub struct Datagram {
     /// The length of each but the last, if it is many.
     pub segment: Option<usize>,
     /// Who sent it.
-    pub from: SocketAddrV4,
+    pub from: SocketAddr,
     /// The outer packet's class of service; the kernel joins only packets that have the same.
     pub tos: u8,
 }
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_datagram_is_one_or_many() {
-        let from = SocketAddrV4::new([192, 0, 2, 1].into(), 8285);
+        let from = SocketAddr::from(([192, 0, 2, 1], 8285));
         let segments = |length: usize, segment| -> Vec<_> {
             Datagram { at: 50..50 + length, segment, from, tos: 0 }
                 .segments()

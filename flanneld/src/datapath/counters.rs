@@ -19,9 +19,9 @@ use crate::route::traffic::Ledger;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[repr(usize)]
 pub enum Reason {
-    /// Less than an IPv4 header.
+    /// Less than an IP header.
     Short,
-    /// Not IPv4.
+    /// Of no family that the network has here.
     Version,
     /// Its lengths do not add up.
     Length,

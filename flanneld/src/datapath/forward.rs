@@ -1,13 +1,17 @@
 //! What becomes of a packet. Pure: a packet and a table in, a verdict out. A super-packet is judged once, whole.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
+
+use ipnetwork::IpNetwork;
 
 use super::clamp::{Sum, clamp};
 use super::counters::Reason;
+use super::ecn;
 use super::layers::{Layers, TCP};
 use super::packet::Packet;
+use super::packet6::{self, Packet6};
+use super::view::View;
 use super::virtio::Header;
-use super::{ecn, fragment};
 use crate::route::{Hop, Table};
 
 /// The longest packet that is taken from a peer: that of the largest Ethernet jumbo frame. Of TCP, a longer one may be a super-packet
@@ -40,22 +44,30 @@ pub enum Verdict {
 
 /// Judges a packet out of the TUN, with which the kernel left something to be done. It goes on with a hop less.
 pub fn outbound(bytes: &mut [u8], left: &Header, table: &Table) -> Verdict {
-    send(bytes, left, table).unwrap_or_else(Verdict::Drop)
+    let judged = if packet6::is(bytes) {
+        Packet6::parse(bytes).and_then(|packet| send(packet, left, table))
+    } else {
+        Packet::parse(bytes).and_then(|packet| send(packet, left, table))
+    };
+    judged.unwrap_or_else(Verdict::Drop)
 }
 
-fn send(bytes: &mut [u8], left: &Header, table: &Table) -> Result<Verdict, Reason> {
-    let mut packet = Packet::parse(bytes)?;
-    if table.own().is_none() {
-        return Err(Reason::NoLease);
-    }
+/// The own subnet of a packet's family.
+fn own<P: View>(table: &Table) -> Result<&IpNetwork, Reason> {
+    let none = || if table.own().is_empty() { Reason::NoLease } else { Reason::Version };
+    table.own().get(P::FAMILY).ok_or_else(none)
+}
+
+fn send<P: View>(mut packet: P, left: &Header, table: &Table) -> Result<Verdict, Reason> {
+    own::<P>(table)?;
     let Some(to) = table.lookup(packet.destination()) else { return Ok(Verdict::Refuse) };
-    let (inner, length) = (packet.tos(), packet.bytes().len());
+    let (inner, length) = (packet.tos(), packet.bytes_mut().len());
     let (mut tos, mut within) = (ecn::outer(inner, false), None);
     if let Some(way) = table.way(to) {
         way.used(length);
         tos = ecn::outer(inner, way.takes_marks());
         if let Some(limit) = way.limit() {
-            match fit(packet.bytes_mut(), left, limit) {
+            match fit(&mut packet, left, limit) {
                 Fit::Whole => {}
                 Fit::Fragments => within = Some(limit),
                 Fit::No => return Ok(Verdict::TooLong(limit)),
@@ -73,11 +85,13 @@ enum Fit {
     No,
 }
 
-fn fit(bytes: &mut [u8], left: &Header, limit: usize) -> Fit {
+fn fit<P: View>(packet: &mut P, left: &Header, limit: usize) -> Fit {
+    let one_piece = packet.is_one_piece();
+    let bytes = packet.bytes_mut();
     // What goes over the wire of a super-packet is its segments.
     let segment = left.gso.and_then(|gso| Some(Layers::parse(bytes)?.payload + usize::from(gso.size)));
     if segment.unwrap_or(usize::MAX).min(bytes.len()) > limit {
-        return if fragment::forbidden(bytes) { Fit::No } else { Fit::Fragments };
+        return if one_piece { Fit::No } else { Fit::Fragments };
     }
     clamp(bytes, limit, if left.partial.is_some() { Sum::Partial } else { Sum::Whole });
     Fit::Whole
@@ -85,16 +99,23 @@ fn fit(bytes: &mut [u8], left: &Header, limit: usize) -> Fit {
 
 /// Judges a datagram: is it from whom it should be, and for here; from which next hop it is. It goes on with a hop less. `outer` is
 /// the class of service that it arrived with.
-pub fn inbound(bytes: &mut [u8], from: SocketAddrV4, outer: u8, table: &Table) -> Result<Hop, Reason> {
+pub fn inbound(bytes: &mut [u8], from: SocketAddr, outer: u8, table: &Table) -> Result<Hop, Reason> {
     let too_long = bytes.len() > LONGEST;
-    let mut packet = match Packet::parse(bytes) {
-        Ok(packet) if !too_long || packet.protocol() == TCP => packet,
-        _ if too_long => return Err(Reason::Truncated),
-        other => other?,
-    };
-    let own = table.own().ok_or(Reason::NoLease)?;
+    if packet6::is(bytes) {
+        let packet = if too_long { Err(Reason::Truncated) } else { Packet6::parse(bytes) };
+        return receive(packet?, from, outer, table);
+    }
+    match Packet::parse(bytes) {
+        Ok(packet) if !too_long || packet.protocol() == TCP => receive(packet, from, outer, table),
+        _ if too_long => Err(Reason::Truncated),
+        other => receive(other?, from, outer, table),
+    }
+}
+
+fn receive<P: View>(mut packet: P, from: SocketAddr, outer: u8, table: &Table) -> Result<Hop, Reason> {
+    let own = own::<P>(table)?;
     let peer = table.lookup(packet.source()).filter(|peer| peer.at == from).ok_or(Reason::Sender)?;
-    if !own.contains(packet.destination()) {
+    if !own.contains(packet.destination().into()) {
         return Err(Reason::Destination);
     }
     let tos = ecn::combined(packet.tos(), outer)?;
@@ -114,10 +135,15 @@ pub fn fit_answers(bytes: &mut [u8], from: Hop, table: &Table) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::super::checksum;
     use super::super::packet::testing::{Flow, packet};
+    use super::super::packet6::testing::packet as packet6;
     use super::super::virtio::{Gso, Kind};
     use super::*;
+    use crate::family::Dual;
+    use crate::route::traffic::Ledger;
 
     fn table() -> Table {
         let own = "10.5.1.0/24".parse().unwrap();
@@ -128,6 +154,74 @@ mod tests {
     fn out(source: [u8; 4], destination: [u8; 4], ttl: u8, table: &Table) -> (Verdict, u8) {
         let mut bytes = packet(source, destination, 17, ttl, b"x");
         (outbound(&mut bytes, &Header::default(), table), bytes[8])
+    }
+
+    /// A table of both families, in which both are sealed for the same peer.
+    fn dual() -> Table {
+        let own = Dual { v4: "10.5.1.0/24".parse().ok(), v6: "fc00:0:0:1::/64".parse().ok() };
+        let peers = [
+            ("10.5.2.0/24", "192.0.2.2:7"),
+            ("fc00:0:0:2::/64", "192.0.2.2:7"),
+            ("fc00:0:0:3::/64", "[fd00::3]:7"),
+        ];
+        let peers = peers.map(|(net, hop)| (net.parse().unwrap(), hop.parse().unwrap()));
+        Table::counted(own, peers, &Ledger::default())
+    }
+
+    #[test]
+    fn packets_of_ipv6_are_judged_as_those_of_ipv4() {
+        let (table, only_v4, mine) = (dual(), table(), "fc00:0:0:1::2");
+        let out = |destination, hops, table: &Table| {
+            let mut bytes = packet6(mine, destination, 17, hops, b"x");
+            let verdict = outbound(&mut bytes, &Header::default(), table);
+            (
+                if let Verdict::Send(onward) = verdict { Ok(onward.to.at.to_string()) } else { Err(verdict) },
+                bytes[7],
+            )
+        };
+        assert_eq!(out("fc00:0:0:2::2", 64, &table), (Ok("192.0.2.2:7".into()), 63));
+        assert_eq!(out("fc00:0:0:3::2", 64, &table), (Ok("[fd00::3]:7".into()), 63));
+        assert_eq!(out("fc00:0:0:9::9", 64, &table), (Err(Verdict::Refuse), 64));
+        assert_eq!(out("fc00:0:0:2::2", 1, &table).0, Err(Verdict::Drop(Reason::Ttl)));
+        assert_eq!(out("fc00:0:0:2::2", 64, &Table::default()).0, Err(Verdict::Drop(Reason::NoLease)));
+        assert_eq!(out("fc00:0:0:2::2", 64, &only_v4).0, Err(Verdict::Drop(Reason::Version)));
+        let arrive = |source, destination, from: &str, table: &Table| {
+            let mut bytes = packet6(source, destination, 17, 64, b"x");
+            inbound(&mut bytes, from.parse().unwrap(), 0, table).map(|_| bytes[7])
+        };
+        let theirs = "fc00:0:0:2::2";
+        assert_eq!(arrive(theirs, mine, "192.0.2.2:7", &table), Ok(63));
+        assert_eq!(arrive(theirs, mine, "192.0.2.66:7", &table), Err(Reason::Sender));
+        assert_eq!(
+            arrive("fc00:0:0:3::2", mine, "192.0.2.2:7", &table),
+            Err(Reason::Sender),
+            "a neighbour's pod"
+        );
+        assert_eq!(arrive(mine, mine, "192.0.2.2:7", &table), Err(Reason::Sender));
+        assert_eq!(arrive("fe80::1", mine, "192.0.2.2:7", &table), Err(Reason::Sender));
+        for destination in ["fc00:0:0:3::2", "fe80::1", "::1", "ff02::1", "::ffff:10.5.1.2"] {
+            assert_eq!(
+                arrive(theirs, destination, "192.0.2.2:7", &table),
+                Err(Reason::Destination),
+                "{destination}"
+            );
+        }
+        assert_eq!(arrive(theirs, mine, "192.0.2.2:7", &only_v4), Err(Reason::Version));
+        let mut long = packet6(theirs, mine, TCP, 64, &[0; LONGEST]);
+        assert_eq!(inbound(&mut long, "192.0.2.2:7".parse().unwrap(), 0, &table), Err(Reason::Truncated));
+    }
+
+    #[test]
+    fn only_the_sender_fragments_ipv6() {
+        let table = dual();
+        let to = "fc00:0:0:2::2".parse::<std::net::IpAddr>().unwrap();
+        table.way(table.lookup(to).unwrap()).unwrap().set_limit(Some(1280));
+        let sent = |length: usize| {
+            let mut bytes = packet6("fc00:0:0:1::2", "fc00:0:0:2::2", 17, 64, &vec![0; length - 40]);
+            outbound(&mut bytes, &Header::default(), &table)
+        };
+        assert!(matches!(sent(1280), Verdict::Send(Onward { within: None, .. })));
+        assert_eq!(sent(1281), Verdict::TooLong(1280));
     }
 
     fn arrive(source: [u8; 4], destination: [u8; 4], from: &str) -> Result<(), Reason> {
@@ -142,7 +236,7 @@ mod tests {
     #[test]
     fn packets_go_to_the_next_hop_of_their_destination() {
         let table = table();
-        let there = table.lookup(THEIRS.into()).unwrap();
+        let there = table.lookup(Ipv4Addr::from(THEIRS)).unwrap();
         assert_eq!(
             (there.at.to_string(), out(MINE, THEIRS, 64, &table)),
             ("192.0.2.2:8285".into(), (Verdict::Send(Onward { to: there, tos: 0, within: None }), 63))
@@ -156,7 +250,7 @@ mod tests {
     /// What becomes of a packet where the way to its destination takes 1000 bytes only.
     fn narrow(mut bytes: Vec<u8>, gso: Option<Gso>) -> Result<Option<usize>, Verdict> {
         let table = table();
-        table.way(table.lookup(THEIRS.into()).unwrap()).unwrap().set_limit(Some(1000));
+        table.way(table.lookup(Ipv4Addr::from(THEIRS)).unwrap()).unwrap().set_limit(Some(1000));
         match outbound(&mut bytes, &Header { gso, ..Header::default() }, &table) {
             Verdict::Send(onward) => Ok(onward.within),
             verdict => Err(verdict),
@@ -187,7 +281,7 @@ mod tests {
     #[test]
     fn connections_over_a_narrow_way_get_segments_that_fit() {
         let table = table();
-        let there = table.lookup(THEIRS.into()).unwrap();
+        let there = table.lookup(Ipv4Addr::from(THEIRS)).unwrap();
         table.way(there).unwrap().set_limit(Some(1000));
         let syn = || {
             let mut bytes = Flow { flags: 2, timestamp: None, ..Flow::tcp() }.packet(&[2, 4, 5, 0x98]);
@@ -211,7 +305,7 @@ mod tests {
     #[test]
     fn what_goes_out_is_noted_at_the_way() {
         let table = table();
-        let way = table.way(table.lookup(THEIRS.into()).unwrap()).unwrap();
+        let way = table.way(table.lookup(Ipv4Addr::from(THEIRS)).unwrap()).unwrap();
         for length in [100, 50] {
             outbound(&mut packet(MINE, THEIRS, 17, 64, &vec![0; length]), &Header::default(), &table);
         }
@@ -221,7 +315,7 @@ mod tests {
     #[test]
     fn dscp_is_shown_outside_and_ecn_where_it_is_understood() {
         let table = table();
-        let way = table.way(table.lookup(THEIRS.into()).unwrap()).unwrap();
+        let way = table.way(table.lookup(Ipv4Addr::from(THEIRS)).unwrap()).unwrap();
         let tos = || {
             let mut bytes = Flow { tos: 0xba, ..Flow::udp() }.packet(b"x");
             match outbound(&mut bytes, &Header::default(), &table) {

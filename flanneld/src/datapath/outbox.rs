@@ -127,9 +127,10 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::family::number;
 
     fn peer(n: u8) -> Hop {
-        Hop::from(std::net::SocketAddrV4::new([192, 0, 2, n].into(), 8285))
+        Hop::from(std::net::SocketAddr::from(([192, 0, 2, n], 8285)))
     }
 
     /// Peer and length of each packet; the messages as (peer, size, lengths).
@@ -144,7 +145,7 @@ mod tests {
             let pieces: Vec<_> = outbox.pieces(m).map(|(_, payload)| payload).collect();
             assert!(pieces.is_sorted_by_key(|payload| payload.start), "out of order");
             assert_eq!((m.count, m.bytes), (pieces.len(), pieces.iter().map(Range::len).sum()));
-            (m.to.at.ip().octets()[3], m.size, pieces.iter().map(Range::len).collect())
+            (number(m.to.at.ip()) as u8, m.size, pieces.iter().map(Range::len).collect())
         };
         outbox.messages().iter().map(message).collect()
     }

@@ -1,6 +1,6 @@
 //! Each peer's numbers at /metrics, read when they are asked for: nothing is kept per peer but what the data path counts.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -54,7 +54,7 @@ fn family(
     Ok(())
 }
 
-fn rows(peers: impl Iterator<Item = (Ipv4Addr, [Count; 2])>, most: usize) -> Vec<Row> {
+fn rows(peers: impl Iterator<Item = (IpAddr, [Count; 2])>, most: usize) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for (peer, counts) in peers {
         if rows.len() < most {
@@ -84,7 +84,10 @@ mod tests {
     fn four_thousand_peers_have_their_numbers_and_more_are_summed_up() {
         let ledger = Ledger::default();
         for n in 0..4200_u32 {
-            ledger.of(Ipv4Addr::from(0xc612_0000 + n)).out.add(Count { packets: 2, bytes: 100 });
+            ledger
+                .of(std::net::Ipv4Addr::from(0xc612_0000 + n).into())
+                .out
+                .add(Count { packets: 2, bytes: 100 });
         }
         let mut registry = Registry::default();
         registry.register_collector(Box::new(PerPeer(ledger)));

@@ -1,7 +1,7 @@
 //! Where the daemon's control side notes what it knows, for whoever asks. The packet path does not know it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -112,9 +112,10 @@ impl Board {
         let (own, peers, bad_records) = self.note(|notes| {
             (notes.own.as_ref().map(|own| told(own, now)), notes.peers.clone(), notes.bad_records)
         });
-        let mut numbers: BTreeMap<Ipv4Addr, Arc<Traffic>> = meters.peers.all().into_iter().collect();
+        let mut numbers: BTreeMap<IpAddr, Arc<Traffic>> = meters.peers.all().into_iter().collect();
         let peer = |(public, subnets): (Dual<IpAddr>, Vec<IpNetwork>)| {
-            let traffic = public.ipv4().and_then(|ip| numbers.remove(&ip)).map(|traffic| read(&traffic));
+            let counted = public.values().filter_map(|ip| numbers.remove(ip));
+            let traffic = counted.map(|traffic| read(&traffic)).reduce(PeerTraffic::and);
             Peer { public_ips: public.values().copied().collect(), subnets, traffic }
         };
         Status {

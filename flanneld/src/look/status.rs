@@ -148,6 +148,19 @@ pub struct PeerTraffic {
     pub in_bytes: u64,
 }
 
+impl PeerTraffic {
+    /// Both together: a peer may be reached by an address of each family.
+    pub fn and(self, other: PeerTraffic) -> PeerTraffic {
+        PeerTraffic {
+            out_packets: self.out_packets + other.out_packets,
+            out_bytes: self.out_bytes + other.out_bytes,
+            lost: self.lost + other.lost,
+            in_packets: self.in_packets + other.in_packets,
+            in_bytes: self.in_bytes + other.in_bytes,
+        }
+    }
+}
+
 /// A route of the kernel's main table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Way {

@@ -12,11 +12,12 @@ pub mod message;
 pub mod search;
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -163,13 +164,15 @@ impl Paths {
         let full = self.mtu.load(Ordering::Relaxed);
         let (mut seen, mut left, mut waiting) = (HashSet::new(), MOST_QUESTIONS, false);
         for (subnet, hop) in table.peers() {
-            let Some(way) = table.way(hop).filter(|_| seen.insert(hop.at)) else { continue };
+            // Only the udp backend asks, which is one of IPv4.
+            let (IpNetwork::V4(subnet), SocketAddr::V4(at)) = (subnet, hop.at) else { continue };
+            let Some(way) = table.way(hop).filter(|_| seen.insert(at)) else { continue };
             // What was sent meanwhile stays noted at the way.
             let largest = if left > 0 { way.take_largest() } else { continue };
-            if largest == 0 && !self.peers.contains_key(&hop.at) {
+            if largest == 0 && !self.peers.contains_key(&at) {
                 continue;
             }
-            let peer = self.peers.entry(hop.at).or_insert_with(|| Peer {
+            let peer = self.peers.entry(at).or_insert_with(|| Peer {
                 search: Search::new(full),
                 tunnel: subnet.network(),
                 secret: rand::random(),
@@ -178,7 +181,7 @@ impl Paths {
             for size in peer.search.tick(full, largest, now, chance::factor(0.75..1.25)) {
                 left = left.saturating_sub(1);
                 let (from, to) = (self.parts.own, peer.tunnel);
-                ask(&self.parts, hop.at, &Question { from, to, size, secret: peer.secret });
+                ask(&self.parts, at, &Question { from, to, size, secret: peer.secret });
             }
             waiting |= peer.search.is_asking();
             hand_on(hop.at, way, peer.search.limit());
@@ -195,7 +198,8 @@ impl Paths {
         let (hop, peer) = match heard {
             Heard::Answer(question) => {
                 let Some(hop) = table.lookup(question.to) else { return };
-                let Some(peer) = self.peers.get_mut(&hop.at) else { return };
+                let SocketAddr::V4(at) = hop.at else { return };
+                let Some(peer) = self.peers.get_mut(&at) else { return };
                 if (question.from, question.secret) != (self.parts.own, peer.secret) {
                     return;
                 }
@@ -224,13 +228,13 @@ impl Paths {
 
 fn ask(parts: &Parts, to: SocketAddrV4, question: &Question) {
     // One that the kernel doesn't take is one that is not answered.
-    if parts.voice.send(&question.encode(), to) {
+    if parts.voice.send(&question.encode(), to.into()) {
         parts.meters.questions.inc();
     }
 }
 
 /// Puts what is known to where the data path reads it.
-fn hand_on(peer: SocketAddrV4, way: &Way, limit: Option<u32>) {
+fn hand_on(peer: SocketAddr, way: &Way, limit: Option<u32>) {
     if way.limit() == limit.map(|limit| limit as usize) {
         return;
     }

@@ -5,7 +5,7 @@
 //! has counted since it last did.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -57,25 +57,25 @@ pub struct Traffic {
 
 /// The peers' numbers; cheap to clone. Its lock is control's: the data path holds what it needs in its table.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger(Arc<Mutex<BTreeMap<Ipv4Addr, Arc<Traffic>>>>);
+pub struct Ledger(Arc<Mutex<BTreeMap<IpAddr, Arc<Traffic>>>>);
 
 impl Ledger {
     /// A peer's numbers, from 0 on if it has none yet.
-    pub fn of(&self, peer: Ipv4Addr) -> Arc<Traffic> {
+    pub fn of(&self, peer: IpAddr) -> Arc<Traffic> {
         self.lock().entry(peer).or_default().clone()
     }
 
     /// Forgets the peers that are not among these: there are never more than leases.
-    pub fn keep(&self, peers: &BTreeSet<Ipv4Addr>) {
+    pub fn keep(&self, peers: &BTreeSet<IpAddr>) {
         self.lock().retain(|peer, _| peers.contains(peer));
     }
 
     /// All of them, in the order of their addresses.
-    pub fn all(&self) -> Vec<(Ipv4Addr, Arc<Traffic>)> {
+    pub fn all(&self) -> Vec<(IpAddr, Arc<Traffic>)> {
         self.lock().iter().map(|(peer, traffic)| (*peer, traffic.clone())).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Ipv4Addr, Arc<Traffic>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Arc<Traffic>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -125,19 +125,23 @@ impl Drop for Train<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddrV4;
+    use std::net::{Ipv4Addr, SocketAddr};
 
     use super::*;
+    use crate::family::Dual;
 
     fn table(ledger: &Ledger, peers: &[(&str, u8)]) -> Table {
-        let hop = |last: u8| SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, last), 8285);
-        Table::counted(None, peers.iter().map(|(net, last)| (net.parse().unwrap(), hop(*last))), ledger)
+        let hop = |last: u8| SocketAddr::new(Ipv4Addr::new(192, 0, 2, last).into(), 8285);
+        let peers = peers.iter().map(|(net, last)| (net.parse().unwrap(), hop(*last)));
+        let table = Table::counted(Dual::default(), peers, ledger);
+        ledger.keep(&table.next_hops());
+        table
     }
 
     fn receive(table: &Table, packets: &[(&str, usize)]) {
         let mut train = Train::new(table);
         for (ip, bytes) in packets {
-            train.packet(table.lookup(ip.parse().unwrap()).unwrap(), *bytes);
+            train.packet(table.lookup(ip.parse::<IpAddr>().unwrap()).unwrap(), *bytes);
         }
     }
 
@@ -149,14 +153,18 @@ mod tests {
         let new = table(&ledger, &[("10.5.9.0/24", 2)]);
         receive(&new, &[("10.5.9.1", 1000)]);
         receive(&old, &[("10.5.2.9", 1)]);
-        let told: Vec<_> = ledger.all().iter().map(|(ip, t)| (ip.octets()[3], t.into.get())).collect();
-        assert_eq!(told, [(2, Count { packets: 5, bytes: 1152 })], "the peer that is gone is forgotten");
+        let told: Vec<_> = ledger.all().iter().map(|(ip, t)| (ip.to_string(), t.into.get())).collect();
+        assert_eq!(
+            told,
+            [("192.0.2.2".to_owned(), Count { packets: 5, bytes: 1152 })],
+            "the peer that is gone is forgotten"
+        );
     }
 
     #[test]
     fn what_no_table_told_is_not_counted() {
         let table = table(&Ledger::default(), &[]);
-        let stranger = Hop::from("192.0.2.9:8285".parse::<SocketAddrV4>().unwrap());
+        let stranger = Hop::from("192.0.2.9:8285".parse::<SocketAddr>().unwrap());
         Train::new(&table).packet(stranger, 9);
         assert!(table.traffic(stranger).is_none());
     }

@@ -1,6 +1,6 @@
 //! In to the pods: receive, judge each datagram, join what belongs together, and hand it to the device.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -114,11 +114,11 @@ struct Answers<'a> {
 }
 
 impl Answer for Answers<'_> {
-    fn handshake(&mut self, message: &[u8], to: SocketAddrV4) {
+    fn handshake(&mut self, message: &[u8], to: SocketAddr) {
         let _ = self.udp.send(self.queue, message, to);
     }
 
-    fn packet(&mut self, sealed: &[u8], to: SocketAddrV4) {
+    fn packet(&mut self, sealed: &[u8], to: SocketAddr) {
         match self.udp.send(self.queue, sealed, to) {
             Ok(()) => self.counters.carried(1, (sealed.len() - OVERHEAD) as u64),
             Err(_) => self.counters.drop(Reason::Send),

@@ -14,7 +14,7 @@ mod timers;
 mod whole;
 
 use std::io::{PipeReader, PipeWriter, Write, pipe};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
@@ -27,6 +27,7 @@ use super::path::{Feature, Level};
 use super::tun::Tun;
 use super::udp::Udp;
 use super::wireguard::Wireguard;
+use crate::family::Dual;
 use crate::route::Handle;
 
 /// The running data path; dropping it ends all threads.
@@ -47,8 +48,8 @@ pub struct Parts {
     pub udp: Udp,
     /// Where packets go.
     pub routes: Handle,
-    /// The tunnel's address: ICMP answers come from it.
-    pub own: Ipv4Addr,
+    /// The tunnel's address of each family: ICMP answers come from it.
+    pub own: Dual<IpAddr>,
     /// How far packets are moved together.
     pub level: Level,
     /// What is counted.
@@ -120,7 +121,7 @@ pub struct Voice(Weak<Shared>);
 
 impl Voice {
     /// Sends one datagram; whether the kernel took it.
-    pub fn send(&self, message: &[u8], to: SocketAddrV4) -> bool {
+    pub fn send(&self, message: &[u8], to: SocketAddr) -> bool {
         self.0.upgrade().is_some_and(|shared| shared.parts.udp.send(0, message, to).is_ok())
     }
 }

@@ -1,6 +1,6 @@
 //! Out of the pods: read a batch, judge each packet, split what is too long, send all of it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -12,16 +12,19 @@ use crate::datapath::checksum;
 use crate::datapath::counters::{Counters, Reason};
 use crate::datapath::forward::{self, Onward, Verdict};
 use crate::datapath::fragment::Fragments;
-use crate::datapath::icmp::{self, Limit, MAX_ANSWER, Why};
+use crate::datapath::icmp::{self, Limit, Why};
+use crate::datapath::icmp6;
 use crate::datapath::layers::MAX_HEADER;
 use crate::datapath::outbox::Outbox;
 use crate::datapath::packet::Packet;
+use crate::datapath::packet6::{self, Packet6};
 use crate::datapath::path::Level;
 use crate::datapath::split::Segments;
 use crate::datapath::tun::Queue;
 use crate::datapath::udp::{Sender, Sent, Udp};
 use crate::datapath::virtio::{Gso, Header};
 use crate::datapath::wireguard::{OVERHEAD, Sealed, Sealer};
+use crate::family::Dual;
 use crate::route::Table;
 use crate::route::traffic::Count;
 
@@ -34,7 +37,7 @@ struct Outbound<'a> {
     counters: &'a Counters,
     outbox: Outbox,
     sealer: Option<Sealer>,
-    own: Ipv4Addr,
+    own: Dual<IpAddr>,
     limit: Limit,
     start: Instant,
 }
@@ -223,10 +226,20 @@ impl Outbound<'_> {
 
     /// Tells the sender of a packet why it is not carried, as often as is allowed.
     fn answer(&mut self, packet: &mut [u8], why: Why) {
-        let mut answer = [0; MAX_ANSWER];
+        let mut answer = [0; icmp6::MAX_ANSWER];
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let Ok(packet) = Packet::parse(packet) else { return };
-        let Some(length) = icmp::unreachable(&packet, why, self.own, &mut answer) else { return };
+        let length = if packet6::is(packet) {
+            self.own
+                .ipv6()
+                .zip(Packet6::parse(packet).ok())
+                .and_then(|(own, packet)| icmp6::unreachable(&packet, why, own, &mut answer))
+        } else {
+            self.own
+                .ipv4()
+                .zip(Packet::parse(packet).ok())
+                .and_then(|(own, packet)| icmp::unreachable(&packet, why, own, &mut answer))
+        };
+        let Some(length) = length else { return };
         if self.limit.take(now) && self.queue.write(&answer[..length]).is_ok() {
             self.counters.answers.inc();
         }

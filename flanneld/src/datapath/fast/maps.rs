@@ -1,6 +1,7 @@
 //! The programs' maps: written by difference, and read for what was carried.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::Ebpf;
@@ -95,7 +96,7 @@ impl Maps {
         let new = now.since(std::mem::replace(before, now));
         self.untold = self.untold.and(new);
         if let Some(ledger) = ledger.filter(|_| new != Traffic::default()) {
-            let peer = ledger.of(u32::from_be(peer.next_hop).into());
+            let peer = ledger.of(Ipv4Addr::from(u32::from_be(peer.next_hop)).into());
             peer.out.add(Count { packets: new.out_packets, bytes: new.out_bytes });
             peer.into.add(Count { packets: new.in_packets, bytes: new.in_bytes });
             if new.out_packets > 0 {

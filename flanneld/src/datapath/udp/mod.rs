@@ -10,11 +10,11 @@ pub use receiver::Receiver;
 pub use sender::{Sender, Sent};
 
 use std::io;
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockopt, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, getsockopt, setsockopt, socket, sockopt,
 };
 
 use super::path::{Feature, Level, Path};
@@ -37,13 +37,14 @@ pub struct Udp {
 }
 
 impl Udp {
-    /// Binds to the external address and flannel's port, as often as there are queues, if the kernel does that.
-    pub fn bind(address: SocketAddrV4, queues: usize, level: Level, path: Path) -> io::Result<Udp> {
+    /// Binds to the external address and flannel's port, as often as there are queues, if the kernel does that. At the unspecified address
+    /// of IPv6, datagrams of both families come and go.
+    pub fn bind(address: SocketAddr, queues: usize, level: Level, path: Path) -> io::Result<Udp> {
         // The first one shares with nobody: another flanneld on this host finds the port taken, or is found.
-        let first = UdpSocket::bind(address)?;
+        let first = bound(address, false)?;
         let mut sockets = vec![first];
         if queues > 1 && setsockopt(&sockets[0], sockopt::ReusePort, &true).is_ok() {
-            sockets.extend((1..queues).map_while(|_| another(address).ok()));
+            sockets.extend((1..queues).map_while(|_| bound(address, true).ok()));
         }
         Ok(Udp::of(sockets, level, path))
     }
@@ -102,7 +103,7 @@ impl Udp {
     }
 
     /// Sends one datagram by itself: a message between the flannelds, that carries no packet.
-    pub fn send(&self, queue: usize, message: &[u8], to: SocketAddrV4) -> io::Result<()> {
+    pub fn send(&self, queue: usize, message: &[u8], to: SocketAddr) -> io::Result<()> {
         self.sockets[queue].send_to(message, to).map(drop)
     }
 
@@ -112,10 +113,16 @@ impl Udp {
     }
 }
 
-/// Another socket on the same port.
-fn another(address: SocketAddrV4) -> nix::Result<UdpSocket> {
-    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    setsockopt(&fd, sockopt::ReusePort, &true)?;
-    bind(fd.as_raw_fd(), &SockaddrIn::from(address))?;
+/// A socket, which `shares` the port with those that do so, too.
+fn bound(address: SocketAddr, shares: bool) -> nix::Result<UdpSocket> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+    }
+    if shares {
+        setsockopt(&fd, sockopt::ReusePort, &true)?;
+    }
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(UdpSocket::from(fd))
 }

@@ -1,12 +1,12 @@
 //! Sending: messages of several datagrams where the kernel cuts them, one by one where it does not.
 
 use std::io::{self, IoSlice};
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::ops::AddAssign;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, SockaddrIn, sendmsg};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, sendmsg};
 
 use super::sys::SendVectors;
 use crate::datapath::outbox::{Message, Outbox};
@@ -39,7 +39,7 @@ pub struct Sender<'a> {
     /// The kernel cuts messages.
     cuts: bool,
     /// But not for these, for so many packets.
-    narrow: Vec<(SocketAddrV4, u32)>,
+    narrow: Vec<(SocketAddr, u32)>,
 }
 
 impl<'a> Sender<'a> {
@@ -55,7 +55,7 @@ impl<'a> Sender<'a> {
     }
 
     /// Whether packets to this next hop may share a message; asked for each packet.
-    pub fn together(&mut self, to: SocketAddrV4) -> bool {
+    pub fn together(&mut self, to: SocketAddr) -> bool {
         let Some(at) = self.narrow.iter().position(|(peer, _)| *peer == to) else { return self.cuts };
         self.narrow[at].1 -= 1;
         if self.narrow[at].1 == 0 {
@@ -100,7 +100,7 @@ impl<'a> Sender<'a> {
         }
     }
 
-    fn learn(&mut self, refusal: Refusal, to: SocketAddrV4) {
+    fn learn(&mut self, refusal: Refusal, to: SocketAddr) {
         match refusal {
             Refusal::Unable => {
                 if self.cuts && self.path.uses(Feature::UdpGso) {
@@ -144,7 +144,7 @@ impl Refusal {
 
 /// Sends the datagrams of one message one by one.
 fn apart(socket: &UdpSocket, outbox: &Outbox, message: &Message, bytes: &[u8]) -> Sent {
-    let (to, mut sent) = (SockaddrIn::from(message.to.at), Sent::default());
+    let (to, mut sent) = (SockaddrStorage::from(message.to.at), Sent::default());
     for (header, payload) in outbox.pieces(message) {
         let length = header.len() + payload.len();
         let parts = [IoSlice::new(header), IoSlice::new(&bytes[payload])];

@@ -4,7 +4,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::mem::zeroed;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use crate::datapath::buffer::Datagram;
@@ -23,11 +23,60 @@ const CONTROL: usize = 2 * NUMBER;
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
 
+/// An address as the kernel has it, with room for either family: `sockaddr_in6` of linux/in6.h, whose third field is where `sockaddr_in`
+/// has the address.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+struct Name {
+    family: libc::sa_family_t,
+    port: u16,
+    v4: [u8; 4],
+    v6: [u8; 16],
+    scope: u32,
+}
+
+const _: () = {
+    use std::mem::offset_of;
+    assert!(size_of::<Name>() == size_of::<libc::sockaddr_in6>());
+    assert!(offset_of!(Name, port) == offset_of!(libc::sockaddr_in, sin_port));
+    assert!(offset_of!(Name, port) == offset_of!(libc::sockaddr_in6, sin6_port));
+    assert!(offset_of!(Name, v4) == offset_of!(libc::sockaddr_in, sin_addr));
+    assert!(offset_of!(Name, v6) == offset_of!(libc::sockaddr_in6, sin6_addr));
+};
+
+impl Name {
+    /// Writes an address; its length. The kernel takes one of IPv4 at a socket of both families, too.
+    fn set(&mut self, at: SocketAddr) -> libc::socklen_t {
+        self.port = at.port().to_be();
+        match at.ip() {
+            IpAddr::V4(ip) => {
+                self.family = libc::AF_INET as libc::sa_family_t;
+                self.v4 = ip.octets();
+                size_of::<libc::sockaddr_in>() as libc::socklen_t
+            }
+            IpAddr::V6(ip) => {
+                self.family = libc::AF_INET6 as libc::sa_family_t;
+                (self.v4, self.v6, self.scope) = ([0; 4], ip.octets(), 0);
+                size_of::<libc::sockaddr_in6>() as libc::socklen_t
+            }
+        }
+    }
+
+    /// What the kernel wrote. A socket of both families tells of IPv4 addresses as mapped ones (RFC 4291 section 2.5.5.2).
+    fn get(&self) -> SocketAddr {
+        let port = u16::from_be(self.port);
+        if self.family == libc::AF_INET as libc::sa_family_t {
+            return SocketAddr::new(Ipv4Addr::from(self.v4).into(), port);
+        }
+        SocketAddr::new(Ipv6Addr::from(self.v6).to_canonical(), port)
+    }
+}
+
 /// What both calls take.
 struct Vectors {
     headers: Box<[libc::mmsghdr]>,
     vectors: Box<[libc::iovec]>,
-    names: Box<[libc::sockaddr_in]>,
+    names: Box<[Name]>,
     controls: Box<[Control]>,
 }
 
@@ -39,12 +88,12 @@ impl std::fmt::Debug for Vectors {
 
 impl Vectors {
     fn new(messages: usize, vectors: usize) -> Vectors {
-        // SAFETY: all three are plain C structs, for which zero is a valid value.
-        let (header, vector, name) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        // SAFETY: both are plain C structs, for which zero is a valid value.
+        let (header, vector) = unsafe { (zeroed(), zeroed()) };
         Vectors {
             headers: vec![header; messages].into(),
             vectors: vec![vector; vectors].into(),
-            names: vec![name; messages].into(),
+            names: vec![Name::default(); messages].into(),
             controls: vec![Control([0; CONTROL]); messages].into(),
         }
     }
@@ -80,14 +129,12 @@ impl SendVectors {
                     used += 1;
                 }
             }
-            names[i].sin_family = libc::AF_INET as libc::sa_family_t;
-            names[i].sin_port = message.to.at.port().to_be();
-            names[i].sin_addr.s_addr = u32::from(*message.to.at.ip()).to_be();
+            let length = names[i].set(message.to.at);
             let header = &mut headers[i].msg_hdr;
             header.msg_iov = &raw mut vectors[first];
             header.msg_iovlen = (used - first) as _;
             header.msg_name = (&raw mut names[i]).cast();
-            header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            header.msg_namelen = length;
             control(header, &mut controls[i], message);
         }
         Filled { headers: &mut headers[..outbox.messages().len()], pointed_to: PhantomData }
@@ -169,7 +216,7 @@ impl ReceiveVectors {
             header.msg_iov = &raw mut vectors[i];
             header.msg_iovlen = 1;
             header.msg_name = (&raw mut names[i]).cast();
-            header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            header.msg_namelen = size_of::<Name>() as libc::socklen_t;
             header.msg_control = (&raw mut controls[i]).cast();
             header.msg_controllen = CONTROL as _;
         }
@@ -180,12 +227,11 @@ impl ReceiveVectors {
         };
         let count = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         for (i, header) in headers[..count].iter().enumerate() {
-            let ip = Ipv4Addr::from(u32::from_be(names[i].sin_addr.s_addr));
             let (segment, tos) = told(&header.msg_hdr);
             datagrams.push(Datagram {
                 at: i * room..i * room + (header.msg_len as usize).min(room),
                 segment,
-                from: SocketAddrV4::new(ip, u16::from_be(names[i].sin_port)),
+                from: names[i].get(),
                 tos,
             });
         }
@@ -213,4 +259,20 @@ fn told(header: &libc::msghdr) -> (Option<usize>, u8) {
         }
     }
     (segment, tos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_both_families_stay_what_they_are() {
+        let mut name = Name::default();
+        for (text, length) in [("192.0.2.1:8285", 16), ("[fd00::1]:51820", 28), ("198.51.100.9:1", 16)] {
+            let at: SocketAddr = text.parse().unwrap();
+            assert_eq!((name.set(at), name.get()), (length, at));
+        }
+        name.set("[::ffff:192.0.2.1]:7".parse().unwrap());
+        assert_eq!(name.get(), "192.0.2.1:7".parse().unwrap(), "a mapped one");
+    }
 }

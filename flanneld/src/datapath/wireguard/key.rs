@@ -44,6 +44,11 @@ impl Debug for PublicKey {
 }
 
 impl PublicKey {
+    /// For the kernel.
+    pub fn bytes(self) -> [u8; LEN] {
+        self.0
+    }
+
     pub(super) fn point(self) -> Point {
         Point::from(self.0)
     }
@@ -52,6 +57,13 @@ impl PublicKey {
 /// A secret that all nodes share, mixed into each handshake (Noise's psk2). It is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Preshared(pub(super) [u8; LEN]);
+
+impl Preshared {
+    /// For the kernel.
+    pub fn bytes(&self) -> [u8; LEN] {
+        self.0
+    }
+}
 
 impl FromStr for Preshared {
     type Err = NoKey;
@@ -87,6 +99,11 @@ impl Identity {
     /// What others may know.
     pub fn public(&self) -> PublicKey {
         self.public
+    }
+
+    /// The private key, for the kernel.
+    pub fn private_bytes(&self) -> [u8; LEN] {
+        self.secret.to_bytes()
     }
 
     /// The private key as it stands in a file.

@@ -29,7 +29,7 @@ pub use peer::{Peer, Tick};
 pub use peers::Peers;
 pub use sealer::{Sealed, Sealer};
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -101,7 +101,7 @@ impl Wireguard {
     }
 
     /// Takes over the peers: next hop and key of each, no key twice. Those that were there keep their sessions.
-    pub fn publish(&self, wanted: impl IntoIterator<Item = (SocketAddrV4, PublicKey)>) {
+    pub fn publish(&self, wanted: impl IntoIterator<Item = (SocketAddr, PublicKey)>) {
         self.peers.store(Arc::new(self.peers.load().next(wanted, self)));
     }
 

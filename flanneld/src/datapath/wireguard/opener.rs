@@ -1,6 +1,6 @@
 //! Opening what comes in: a datagram in, a packet in a buffer of our own out, and what has to be answered.
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ const ROOM: usize = 65_536 + OVERHEAD;
 /// What is sent in answer to what came.
 pub trait Answer {
     /// A part of a handshake.
-    fn handshake(&mut self, message: &[u8], to: SocketAddrV4);
+    fn handshake(&mut self, message: &[u8], to: SocketAddr);
     /// A packet that waited until now.
-    fn packet(&mut self, sealed: &[u8], to: SocketAddrV4);
+    fn packet(&mut self, sealed: &[u8], to: SocketAddr);
 }
 
 /// See the module.
@@ -57,12 +57,12 @@ impl Opener {
         &mut self,
         bytes: &[u8],
         at: Range<usize>,
-        from: SocketAddrV4,
+        from: SocketAddr,
         answers: &mut impl Answer,
-    ) -> Result<Option<(SocketAddrV4, Range<usize>)>, Reason> {
+    ) -> Result<Option<(SocketAddr, Range<usize>)>, Reason> {
         let datagram = &bytes[at.clone()];
         let peers = self.peers.load();
-        let peer = match self.wireguard.admit(peers, IpAddr::V4(*from.ip()), datagram, &mut self.answer) {
+        let peer = match self.wireguard.admit(peers, from.ip(), datagram, &mut self.answer) {
             Ok(peer) => peer,
             Err(Turned::Away(reason)) => return Err(reason),
             Err(Turned::Back(length)) => {

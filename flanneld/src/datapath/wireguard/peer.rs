@@ -1,6 +1,6 @@
 //! One peer: its session, where it was last heard, and what waits for it.
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use boringtun::noise::{Tunn, TunnResult};
@@ -14,7 +14,7 @@ pub(super) const MOST_WAITING: usize = 256;
 
 /// See the module.
 pub struct Peer {
-    name: SocketAddrV4,
+    name: SocketAddr,
     key: PublicKey,
     index: u32,
     state: Arc<Mutex<State>>,
@@ -24,7 +24,7 @@ pub struct Peer {
 struct State {
     tunnel: Tunn,
     /// Where it was heard last.
-    endpoint: SocketAddrV4,
+    endpoint: SocketAddr,
     /// Packets in the tunnel's queue.
     waiting: usize,
     /// It was called upon once.
@@ -35,9 +35,9 @@ struct State {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seal {
     /// It is sealed.
-    Sealed(SocketAddrV4, usize),
+    Sealed(SocketAddr, usize),
     /// It waits for a session, for which this has to be sent.
-    Call(SocketAddrV4, usize),
+    Call(SocketAddr, usize),
     /// It waits for a session that was called for.
     Waits,
 }
@@ -57,7 +57,7 @@ pub(super) enum Open {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tick {
     /// To whom so many bytes of the buffer have to be sent.
-    pub send: Option<(SocketAddrV4, usize)>,
+    pub send: Option<(SocketAddr, usize)>,
     /// So many packets waited in vain.
     pub lost: usize,
     /// It was called upon for the first time.
@@ -71,7 +71,7 @@ impl std::fmt::Debug for Peer {
 }
 
 impl Peer {
-    pub(super) fn new(own: &Wireguard, name: SocketAddrV4, key: PublicKey, index: u32) -> Peer {
+    pub(super) fn new(own: &Wireguard, name: SocketAddr, key: PublicKey, index: u32) -> Peer {
         let preshared = own.preshared.as_ref().map(|key| key.0);
         let keepalive = (own.keepalive > 0).then_some(own.keepalive);
         let gate = Some(own.open.clone());
@@ -81,13 +81,13 @@ impl Peer {
     }
 
     /// The same node at another address.
-    pub(super) fn moved(&self, name: SocketAddrV4) -> Peer {
+    pub(super) fn moved(&self, name: SocketAddr) -> Peer {
         self.state.lock().endpoint = name;
         Peer { name, key: self.key, index: self.index, state: self.state.clone() }
     }
 
     /// The next hop that it is in the route table.
-    pub fn name(&self) -> SocketAddrV4 {
+    pub fn name(&self) -> SocketAddr {
         self.name
     }
 
@@ -122,17 +122,17 @@ impl Peer {
     /// Opens a datagram into `out`. The flag says that packets wait which can be sent now, by [`Peer::waited`].
     pub(super) fn open(
         &self,
-        from: SocketAddrV4,
+        from: SocketAddr,
         datagram: &[u8],
         out: &mut [u8],
     ) -> Result<(Open, bool), Reason> {
         let mut state = self.state.lock();
-        let address = Some(IpAddr::V4(*from.ip()));
-        let open = match state.tunnel.decapsulate(address, datagram, out) {
-            TunnResult::WriteToTunnelV4(packet, _) => Open::Packet(packet.len()),
+        let open = match state.tunnel.decapsulate(Some(from.ip()), datagram, out) {
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+                Open::Packet(packet.len())
+            }
             TunnResult::WriteToNetwork(answer) => Open::Answer(answer.len()),
             TunnResult::Done => Open::Nothing,
-            TunnResult::WriteToTunnelV6(..) => return Err(Reason::Version),
             TunnResult::Err(error) => return Err(reason(&error)),
         };
         // It was the peer for sure, wherever it is now.
@@ -142,7 +142,7 @@ impl Peer {
     }
 
     /// Seals the next packet that waited into `out`; where to, and its length.
-    pub(super) fn waited(&self, out: &mut [u8]) -> Option<(SocketAddrV4, usize)> {
+    pub(super) fn waited(&self, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
         let mut state = self.state.lock();
         let sealed = match state.tunnel.decapsulate(None, &[], out) {
             TunnResult::WriteToNetwork(message) if message[0] == DATA => message.len(),

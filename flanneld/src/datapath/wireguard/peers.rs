@@ -1,7 +1,7 @@
 //! All peers at one moment: an immutable table, like the routes'.
 
 use std::collections::HashMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{Peer, PublicKey, Wireguard};
@@ -12,7 +12,7 @@ const INDEX_BITS: u32 = 24;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Peers {
-    by_name: HashMap<SocketAddrV4, Arc<Peer>>,
+    by_name: HashMap<SocketAddr, Arc<Peer>>,
     by_key: HashMap<PublicKey, Arc<Peer>>,
     by_index: HashMap<u32, Arc<Peer>>,
 }
@@ -21,7 +21,7 @@ impl Peers {
     /// Those that are wanted now: the same ones with their sessions, and new ones.
     pub(super) fn next(
         &self,
-        wanted: impl IntoIterator<Item = (SocketAddrV4, PublicKey)>,
+        wanted: impl IntoIterator<Item = (SocketAddr, PublicKey)>,
         own: &Wireguard,
     ) -> Peers {
         let mut next = Peers::default();
@@ -49,7 +49,7 @@ impl Peers {
     }
 
     /// The peer that is a next hop.
-    pub fn by_name(&self, name: SocketAddrV4) -> Option<&Peer> {
+    pub fn by_name(&self, name: SocketAddr) -> Option<&Peer> {
         self.by_name.get(&name).map(AsRef::as_ref)
     }
 

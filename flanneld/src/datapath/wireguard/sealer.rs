@@ -1,6 +1,6 @@
 //! Sealing what goes out: a packet and its next hop in, a datagram in a buffer of our own out.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,9 +21,9 @@ const _: () = assert!(LONGEST > LONGEST_HANDSHAKE && LONGEST.is_multiple_of(PADD
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sealed {
     /// To be sent there, with the others: these bytes of [`Sealer::bytes`].
-    Packet(SocketAddrV4, Range<usize>),
+    Packet(SocketAddr, Range<usize>),
     /// It waits. A handshake has to be sent there at once.
-    Handshake(SocketAddrV4, Range<usize>),
+    Handshake(SocketAddr, Range<usize>),
     /// It waits.
     Waits,
 }
@@ -73,7 +73,7 @@ impl Sealer {
     }
 
     /// Seals a packet that is a header, which may be empty, and a payload. There must be room.
-    pub fn seal(&mut self, to: SocketAddrV4, header: &[u8], payload: &[u8]) -> Result<Sealed, Reason> {
+    pub fn seal(&mut self, to: SocketAddr, header: &[u8], payload: &[u8]) -> Result<Sealed, Reason> {
         let peer = self.peers.load().by_name(to).ok_or(Reason::NoRoute)?;
         let length = header.len() + payload.len();
         let filled = length.next_multiple_of(PADDING).min(self.mtu.max(length));

@@ -8,8 +8,8 @@ type Bytes = Vec<u8>;
 const A: usize = 0;
 const B: usize = 1;
 
-fn name(n: usize) -> SocketAddrV4 {
-    SocketAddrV4::new([192, 0, 2, n as u8 + 1].into(), 51820)
+fn name(n: usize) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, n as u8 + 1], 51820))
 }
 
 /// A node, and what it wants to send in answer.
@@ -23,10 +23,10 @@ struct Node {
 struct Sent(Vec<Vec<u8>>);
 
 impl opener::Answer for Sent {
-    fn handshake(&mut self, message: &[u8], _: SocketAddrV4) {
+    fn handshake(&mut self, message: &[u8], _: SocketAddr) {
         self.0.push(message.to_vec());
     }
-    fn packet(&mut self, sealed: &[u8], _: SocketAddrV4) {
+    fn packet(&mut self, sealed: &[u8], _: SocketAddr) {
         self.0.push(sealed.to_vec());
     }
 }
@@ -182,7 +182,7 @@ fn a_node_may_move_and_may_change_its_key() {
     let key = nodes[A].wireguard.public();
     let datagram = nodes[A].seal(B, &packet(b"from elsewhere")).unwrap().1.unwrap();
     let mut sent = Sent::default();
-    let (elsewhere, whole) = (SocketAddrV4::new([198, 51, 100, 9].into(), 999), 0..datagram.len());
+    let (elsewhere, whole) = (SocketAddr::from(([198, 51, 100, 9], 999)), 0..datagram.len());
     let (sender, _) = nodes[B].opener.open(&datagram, whole, elsewhere, &mut sent).unwrap().unwrap();
     assert_eq!(sender, name(A), "its name stays");
     let answer = packet(b"answer");
