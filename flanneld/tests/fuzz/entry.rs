@@ -5,7 +5,7 @@ pub mod narrow;
 #[path = "sealed.rs"]
 pub mod sealed;
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use flanneld::config::network::NetworkConfig;
 use flanneld::datapath::checksum;
@@ -14,10 +14,12 @@ use flanneld::datapath::forward::{Onward, Verdict, inbound, outbound};
 use flanneld::datapath::layers::MAX_HEADER;
 use flanneld::datapath::split::Segments;
 use flanneld::datapath::virtio::{self, Header};
+use flanneld::family::Dual;
 use flanneld::lease::follow::Follower;
 use flanneld::lease::key::{Lease, decode_key, encode_key};
 use flanneld::lease::store::{Event, Record};
 use flanneld::route::Table;
+use flanneld::route::traffic::Ledger;
 
 /// A target's name and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -34,10 +36,24 @@ pub const TARGETS: [Target; 8] = [
     ("icmp", narrow::icmp),
 ];
 
-const PEER: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(192, 0, 2, 2), 8285);
+const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 8285);
+
+/// The beginnings of addresses: of pods here, and of those of the peer.
+const HERE: [&[u8]; 2] = [&[10, 5, 1], &[0xfc, 0, 0, 0, 0, 0, 0, 1]];
+const THERE: [&[u8]; 2] = [&[10, 5, 2], &[0xfc, 0, 0, 0, 0, 0, 0, 2]];
 
 fn table() -> Table {
-    Table::new("10.5.1.0/24".parse().ok(), [("10.5.2.0/24".parse().unwrap(), PEER)])
+    let own = Dual { v4: "10.5.1.0/24".parse().ok(), v6: "fc00:0:0:1::/64".parse().ok() };
+    let peers = ["10.5.2.0/24", "fc00:0:0:2::/64"].map(|net| (net.parse().unwrap(), PEER));
+    Table::counted(own, peers, &Ledger::default())
+}
+
+/// The beginnings of a packet's addresses, source and destination, and of those here and there of its family.
+fn ends(packet: &[u8]) -> ([&[u8]; 2], [&[u8]; 2]) {
+    match packet[0] >> 4 {
+        6 => ([&packet[8..16], &packet[24..32]], [HERE[1], THERE[1]]),
+        _ => ([&packet[12..15], &packet[16..19]], [HERE[0], THERE[0]]),
+    }
 }
 
 /// One packet through both directions: what goes on has lost one hop, still has a right checksum, and its length.
@@ -46,12 +62,14 @@ pub fn packet(data: &[u8]) {
     TABLE.with(|table| {
         let mut out = data.to_vec();
         if let Verdict::Send(Onward { to, .. }) = outbound(&mut out, &Header::default(), table) {
-            assert_eq!((to.at, &data[16..19]), (PEER, &[10, 5, 2][..]));
+            let ([_, destination], [_, there]) = ends(data);
+            assert_eq!((to.at, destination), (PEER, there));
             one_hop_less(data, &out);
         }
         let mut into = data.to_vec();
         if inbound(&mut into, PEER, 0, table).is_ok() {
-            assert_eq!((&data[12..15], &data[16..19]), (&[10, 5, 2][..], &[10, 5, 1][..]));
+            let ([source, destination], [here, there]) = ends(data);
+            assert_eq!((source, destination), (there, here));
             one_hop_less(data, &into);
         }
     });
@@ -59,6 +77,10 @@ pub fn packet(data: &[u8]) {
 
 fn one_hop_less(before: &[u8], after: &[u8]) {
     assert_eq!(before.len(), after.len());
+    if before[0] >> 4 == 6 {
+        assert_eq!((after[7] + 1, &after[..7], &after[8..]), (before[7], &before[..7], &before[8..]));
+        return;
+    }
     assert_eq!(after[8] + 1, before[8], "one hop less");
     let header = ..usize::from(after[0] & 15) * 4;
     // A wrong checksum stays wrong: the receiver must see it.

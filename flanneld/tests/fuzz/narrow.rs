@@ -4,9 +4,11 @@
 use flanneld::datapath::checksum;
 use flanneld::datapath::forward::{Onward, Verdict, outbound};
 use flanneld::datapath::fragment::Fragments;
-use flanneld::datapath::icmp::{MAX_ANSWER, Why, unreachable};
+use flanneld::datapath::icmp::{Why, unreachable};
+use flanneld::datapath::icmp6;
 use flanneld::datapath::layers::{Layers, MAX_HEADER};
 use flanneld::datapath::packet::Packet;
+use flanneld::datapath::packet6::{self, Packet6};
 use flanneld::datapath::virtio::Header;
 use flanneld::path_mtu::message::{Heard, heard};
 use flanneld::path_mtu::search::LEAST;
@@ -15,7 +17,7 @@ use flanneld::path_mtu::search::LEAST;
 pub fn narrow(data: &[u8]) {
     let Some((narrow, data)) = data.split_first() else { return };
     let (table, limit) = (super::table(), 68 + usize::from(*narrow));
-    let hop = table.lookup([10, 5, 2, 2].into()).unwrap();
+    let hop = table.lookup(std::net::Ipv4Addr::new(10, 5, 2, 2)).unwrap();
     table.way(hop).unwrap().set_limit(Some(limit as u32));
     let mut packet = data.to_vec();
     match outbound(&mut packet, &Header::default(), &table) {
@@ -29,14 +31,25 @@ pub fn narrow(data: &[u8]) {
         }
         Verdict::TooLong(mtu) => {
             assert!(mtu == limit && data.len() > limit && packet == data);
-            let mut answer = [0; MAX_ANSWER];
-            let why = Why::TooLong(mtu);
-            let own = [10, 5, 1, 0].into();
-            if let Some(length) = unreachable(&Packet::parse(&mut packet).unwrap(), why, own, &mut answer) {
-                assert_eq!(checksum::of(&answer[20..length]), 0);
-            }
+            answered(&mut packet, Why::TooLong(mtu));
         }
         Verdict::Drop(_) | Verdict::Refuse => {}
+    }
+}
+
+fn answered(packet: &mut [u8], why: Why) {
+    let mut answer = [0; icmp6::MAX_ANSWER];
+    if packet6::is(packet) {
+        let (packet, own) = (Packet6::parse(packet).unwrap(), [0xfc; 16].into());
+        if let Some(length) = icmp6::unreachable(&packet, why, own, &mut answer) {
+            let pseudo = checksum::pseudo(&answer[8..40], packet6::ICMPV6, length - packet6::HEADER);
+            assert_eq!(checksum::add(pseudo, checksum::sum(&answer[40..length])), 0xffff);
+        }
+        return;
+    }
+    let (packet, own) = (Packet::parse(packet).unwrap(), [10, 5, 1, 0].into());
+    if let Some(length) = unreachable(&packet, why, own, &mut answer) {
+        assert_eq!(checksum::of(&answer[20..length]), 0);
     }
 }
 

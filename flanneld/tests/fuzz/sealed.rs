@@ -1,7 +1,7 @@
 //! What comes to a node with WireGuard: messages of a peer, changed somewhere or not, and any bytes at all.
 
 use std::cell::RefCell;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use flanneld::datapath::wireguard::{Answer, Identity, KEY_LEN, OVERHEAD, Opener, Sealed, Sealer, Wireguard};
@@ -19,16 +19,16 @@ struct Node {
 struct Answers(Vec<Vec<u8>>);
 
 impl Answer for Answers {
-    fn handshake(&mut self, message: &[u8], _: SocketAddrV4) {
+    fn handshake(&mut self, message: &[u8], _: SocketAddr) {
         self.0.push(message.to_vec());
     }
-    fn packet(&mut self, sealed: &[u8], _: SocketAddrV4) {
+    fn packet(&mut self, sealed: &[u8], _: SocketAddr) {
         self.0.push(sealed.to_vec());
     }
 }
 
-fn name(n: u8) -> SocketAddrV4 {
-    SocketAddrV4::new([192, 0, 2, n].into(), 51820)
+fn name(n: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, n], 51820))
 }
 
 impl Node {

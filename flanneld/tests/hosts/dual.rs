@@ -21,7 +21,7 @@ const AT_FIRST: Duration = Duration::from_secs(5);
 /// Of the outer packet: IPv6, UDP.
 const OUTER: usize = 48;
 
-fn network(backend: &str) -> String {
+pub fn network(backend: &str) -> String {
     format!(
         r#"{{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{{"Type":"{backend}"}}}}"#
     )
@@ -40,7 +40,7 @@ fn pair(backend: &str) -> (Lab, [Flanneld; 2], [Pod; 2]) {
 }
 
 /// Whether a pod's answer to one datagram comes over IPv6, within a moment.
-fn answers6(from: &Pod, to: &Pod) -> bool {
+pub fn answers6(from: &Pod, to: &Pod) -> bool {
     let (server, client) = (server(to), server(from));
     for socket in [&server, &client] {
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -56,12 +56,12 @@ fn server(pod: &Pod) -> UdpSocket {
 }
 
 /// Whether a packet on the hosts' network is a pod's, in clear.
-fn in_clear(ip: &[u8]) -> bool {
+pub fn in_clear(ip: &[u8]) -> bool {
     ip[8..14] == [0xfc, 0, 0, 0, 0, 0] || ip[24..30] == [0xfc, 0, 0, 0, 0, 0]
 }
 
 /// Sends back megabytes over TCP.
-fn carries_megabytes(from: &Pod, to: &Pod, address: impl Into<IpAddr>) {
+pub fn carries_megabytes(from: &Pod, to: &Pod, address: impl Into<IpAddr>) {
     let address = SocketAddr::new(address.into(), 80);
     let listener = run_in(to.ns.path(), || TcpListener::bind(address)).unwrap().unwrap();
     std::thread::spawn(move || {
@@ -93,7 +93,7 @@ fn seen_by(server: &UdpSocket, client: &UdpSocket) -> IpAddr {
 }
 
 /// The lease of a host as it stands in etcd: key and value.
-fn lease(lab: &Lab, host: &Host) -> (String, String) {
+pub fn lease(lab: &Lab, host: &Host) -> (String, String) {
     let listed = lab.leases();
     let own = format!(r#""PublicIP":"{}""#, host.ip);
     listed.into_iter().find(|(_, value)| value.contains(&own)).expect("no lease")

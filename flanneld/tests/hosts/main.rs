@@ -63,3 +63,4 @@ mod upgrade;
 mod vxlan;
 mod wire;
 mod wireguard;
+mod wireguard_dual;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -167,7 +167,7 @@ fn a_stranger_reaches_nobody() {
     guessed.extend([7; 64]);
     // One that knows the node's public key, as all do who read etcd, but has no lease.
     let own = Arc::new(Wireguard::new(Identity::from_bytes([42; KEY_LEN]), None, 0));
-    let victims = SocketAddrV4::new(lab.hosts[0].ip, PORT);
+    let victims = SocketAddr::new(lab.hosts[0].ip.into(), PORT);
     own.publish([(victims, public_key(&lease(&lab, victim)).parse().unwrap())]);
     let mut sealer = Sealer::new(&own, 1420);
     let Ok(Sealed::Handshake(_, at)) = sealer.seal(victims, &bare, &[]) else { panic!("no handshake") };
