@@ -105,6 +105,14 @@ impl<T> Dual<T> {
         }
     }
 
+    /// What there is of one family; none: of both.
+    pub fn only(&self, family: Option<Family>) -> Dual<T>
+    where
+        T: Copy,
+    {
+        Dual::of(|each| self.get(each).copied().filter(|_| family.is_none_or(|family| family == each)))
+    }
+
     /// Has this of a family from now on.
     pub fn set(&mut self, family: Family, value: T) {
         match family {
@@ -187,6 +195,7 @@ mod tests {
         assert_eq!(both.iter().collect::<Vec<_>>(), [(Family::V4, &4), (Family::V6, &6)]);
         assert_eq!((both.to_string(), Dual::only_v4(4).to_string()), ("4 and 6".into(), "4".into()));
         assert_eq!(Dual::of(|family| (family == Family::V6).then_some(6)).map(|n| n + 1).v6, Some(7));
+        assert_eq!((both.only(None), both.only(Some(Family::V4))), (both, Dual::only_v4(4)));
         assert!(Dual::<u8>::default().is_empty());
     }
 }

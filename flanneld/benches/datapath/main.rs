@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Each way is what the real `flanneld` does with another configuration: plain routing (host-gw), the kernel's VXLAN, and the
-//! udp backend with and without super-packets, by the kernel's programs, and sealed; with `FLANNELD_GO=<path>` also flannel's own `flanneld` with its udp
+//! udp backend with and without super-packets, by the kernel's programs, and sealed by flanneld; with `FLANNELD_GO=<path>` also flannel's own `flanneld` with its udp
 //! backend. The ways take turns, so that what else happens on the machine meets all alike.
 // Figures are what a bench is for, and it ends by a panic when it cannot measure.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
@@ -74,7 +74,7 @@ const WAYS: [Way; 8] = [
     Way {
         name: "wireguard",
         config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#,
-        flags: &["--datapath=offload"],
+        flags: &["--datapath=offload", "--wireguard=user"],
     },
     // Packets from pod to pod meet no rules of its own making.
     Way { name: GO, config: lab::NETWORK, flags: &["--ip-masq=false", "--iptables-forward-rules=false"] },

@@ -1,4 +1,4 @@
-//! The host's network as the kernel tells it: links, addresses, routes, neighbours and programs by netlink, settings under `/proc/sys`, namespaces,
+//! The host's network as the kernel tells it: links, addresses, routes, neighbours, programs and WireGuard by netlink, settings under `/proc/sys`, namespaces,
 //! and nftables in one transaction.
 //!
 //! What lives here: thin typed calls, IPv4 and IPv6 through the same function. What doesn't: why somebody wants a route.
@@ -12,9 +12,11 @@ pub mod neighbour;
 pub mod netns;
 pub mod nft;
 pub mod program;
+mod raw;
 pub mod route;
 pub mod sysctl;
 pub mod vxlan;
+pub mod wireguard;
 
 pub use address::{Address, Standing};
 pub use changes::Changes;

@@ -27,16 +27,17 @@ use crate::iface::{self, External, Wanted};
 use crate::lease::features::Feature;
 use crate::lease::key::{Advert, Lease};
 use crate::look::status as told;
-use crate::route::{Handle, Table};
+use crate::route::Table;
 
 /// What every link of IPv6 must take in one piece (RFC 8200 section 5).
 const IPV6_LEAST_MTU: u32 = 1280;
 
 /// What packets are carried by.
 enum Way {
-    Udp(Tunnel),
+    Udp(Box<Tunnel>),
     /// The tunnels are those of the node's lanes, in their order.
     Wireguard(Vec<Tunnel>, wireguard::Node),
+    KernelWireguard(Vec<wireguard::kernel::Device>, wireguard::Node),
     Vxlan(vxlan::Devices),
     Ipip(ipip::Device),
     HostGw,
@@ -48,7 +49,7 @@ impl Way {
     /// The tunnels of our own.
     fn tunnels(&self) -> &[Tunnel] {
         match self {
-            Way::Udp(tunnel) => std::slice::from_ref(tunnel),
+            Way::Udp(tunnel) => std::slice::from_ref(&**tunnel),
             Way::Wireguard(tunnels, _) => tunnels,
             _ => &[],
         }
@@ -56,7 +57,7 @@ impl Way {
 
     fn tunnels_mut(&mut self) -> &mut [Tunnel] {
         match self {
-            Way::Udp(tunnel) => std::slice::from_mut(tunnel),
+            Way::Udp(tunnel) => std::slice::from_mut(&mut **tunnel),
             Way::Wireguard(tunnels, _) => tunnels,
             _ => &mut [],
         }
@@ -95,41 +96,22 @@ impl Carrier {
         leases: Vec<Lease>,
     ) -> Result<Carrier> {
         let way = match &network.backend {
-            BackendKind::Udp { port, mtu } => Way::Udp(Tunnel {
-                device: udp::DEVICE,
-                inner: Some(Family::V4),
-                address: SocketAddr::new(ipv4_of(&external)?.into(), *port),
-                mtu: udp::mtu(&external, *mtu),
-                outer_mtu: *mtu,
-                options,
-                routes: Handle::default(),
-                wireguard: None,
-                engine: None,
-                path_mtu: None,
-                given: None,
-                fast: FastPath::load(options.fast, &external.link, &meters),
-                meters,
-            }),
+            BackendKind::Udp { port, mtu } => {
+                let address = SocketAddr::new(ipv4_of(&external)?.into(), *port);
+                Way::Udp(Box::new(Tunnel {
+                    inner: Some(Family::V4),
+                    mtu: udp::mtu(&external, *mtu),
+                    outer_mtu: *mtu,
+                    fast: FastPath::load(options.fast, &external.link, &meters),
+                    ..Tunnel::new(udp::DEVICE, address, options, meters)
+                }))
+            }
             BackendKind::Wireguard(wanted) => {
                 let node = wireguard::Node::new(wanted.clone(), network.networks())?;
-                let tunnel = |lane: &wireguard::Lane| {
-                    anyhow::Ok(Tunnel {
-                        device: lane.device,
-                        inner: lane.inner,
-                        address: lane.listen(&external)?,
-                        mtu: wanted.mtu(&external),
-                        outer_mtu: None,
-                        options,
-                        routes: Handle::default(),
-                        meters: meters.clone(),
-                        wireguard: Some(node.wireguard()),
-                        engine: None,
-                        path_mtu: None,
-                        given: None,
-                        fast: None,
-                    })
-                };
-                Way::Wireguard(node.lanes.iter().map(tunnel).collect::<Result<_>>()?, node)
+                match node.is_in_kernel(&netlink, options.wireguard).await? {
+                    true => Way::KernelWireguard(node.devices(), node),
+                    false => Way::Wireguard(tunnels(&node, &external, options, &meters)?, node),
+                }
             }
             BackendKind::Vxlan(options) => {
                 let last = leases.iter().find(|lease| lease.is_of(&external.public));
@@ -200,7 +182,7 @@ impl Carrier {
             // Besides, flannel's udp and alloc leases say nothing.
             Way::Udp(_) => Advert { features: udp::features(), ..Advert::default() },
             Way::Nothing => Advert::default(),
-            Way::Wireguard(_, node) => node.advert(),
+            Way::Wireguard(_, node) | Way::KernelWireguard(_, node) => node.advert(),
             Way::Vxlan(devices) => devices.options.advert(&devices.macs),
             Way::Ipip(_) => Advert { kind: ipip::TYPE.to_owned(), ..Advert::default() },
             Way::HostGw => Advert { kind: host_gw::TYPE.to_owned(), ..Advert::default() },
@@ -212,7 +194,7 @@ impl Carrier {
     pub fn mtu(&self) -> u32 {
         match &self.way {
             Way::Udp(tunnel) => tunnel.mtu,
-            Way::Wireguard(_, node) => node.mtu(&self.external),
+            Way::Wireguard(_, node) | Way::KernelWireguard(_, node) => node.mtu(&self.external),
             Way::Vxlan(devices) => {
                 let mtus =
                     self.networks.iter().map(|(family, _)| devices.options.mtu(&self.external, family));
@@ -231,6 +213,10 @@ impl Carrier {
         let (backend, port, device) = match &self.way {
             Way::Udp(_) => ("udp", port, device),
             Way::Wireguard(..) => (wireguard::TYPE, port, device),
+            Way::KernelWireguard(_, node) => {
+                let lane = node.lanes.first();
+                (wireguard::TYPE, lane.map(|lane| lane.port), lane.map(|lane| lane.device.to_owned()))
+            }
             Way::Vxlan(vxlan) => {
                 (vxlan::TYPE, Some(vxlan.options.port), Some(vxlan.options.device(Family::V4)))
             }
@@ -339,6 +325,9 @@ impl Carrier {
     /// Without a lease nothing is carried.
     pub async fn withdraw(&mut self, own: Dual<IpNetwork>) -> Result<()> {
         self.leases.clear();
+        if let Way::KernelWireguard(devices, _) = &mut self.way {
+            devices.iter_mut().for_each(wireguard::kernel::Device::withdraw);
+        }
         for tunnel in self.way.tunnels_mut() {
             tunnel.routes.publish(Table::default());
             tunnel.fast.as_mut().map_or(Ok(()), FastPath::withdraw)?;
@@ -348,9 +337,7 @@ impl Carrier {
 
     /// What is to be done each second, without asking the kernel for much: its own programs hear what was found out of the ways to peers.
     pub fn tend(&mut self) {
-        if let Way::Udp(Tunnel { fast: Some(fast), .. }) = &mut self.way {
-            fast.tend();
-        }
+        self.way.tunnels_mut().iter_mut().filter_map(|tunnel| tunnel.fast.as_mut()).for_each(FastPath::tend);
     }
 
     /// Takes over the leases of the other nodes, for as long as the own one is certainly ours. What the kernel carries has no clock: there
@@ -371,7 +358,7 @@ impl Carrier {
                     ledger.of(at).way.set_takes_marks(lease.backend.features.has(Feature::Ecn));
                     Some((subnet, SocketAddr::new(at, port)))
                 });
-                let table = Table::counted(tunnel.part(&own), peers, ledger).valid_until(until);
+                let table = Table::counted(own.only(tunnel.inner), peers, ledger).valid_until(until);
                 ledger.keep(&table.next_hops());
                 tunnel.routes.publish(table);
                 if let (Some(fast), Some(own)) = (&mut tunnel.fast, own.ipv4()) {
@@ -388,13 +375,20 @@ impl Carrier {
                         wireguard.publish(peers.iter().map(|peer| (peer.at, peer.key)));
                     }
                     let hops = peers.iter().map(|peer| (peer.subnet, peer.at));
-                    let own = tunnel.part(&own);
+                    let own = own.only(tunnel.inner);
                     let table = Table::counted(own, hops, &tunnel.meters.peers).valid_until(until);
                     reached.append(&mut table.next_hops());
                     tunnel.routes.publish(table);
                 }
                 tunnels.iter().for_each(|tunnel| tunnel.meters.peers.keep(&reached));
                 Ok(())
+            }
+            Way::KernelWireguard(devices, node) => {
+                let lanes = node.publish(&others.collect::<Vec<_>>(), &self.external.public);
+                for (device, peers) in devices.iter_mut().zip(lanes) {
+                    device.publish(node, &peers);
+                }
+                self.sync(own).await
             }
             _ => {
                 self.leases = others.cloned().collect();
@@ -418,10 +412,10 @@ impl Carrier {
     /// Brings device and tables into the state that the lease and the others' leases ask for.
     async fn sync(&mut self, own: Dual<IpNetwork>) -> Result<()> {
         let mut devices = Dual::default();
-        let mut desired = match &self.way {
+        let mut desired = match self.way {
             // Devices and routes are somebody else's.
             Way::Nothing => return self.drop_only(own).await,
-            Way::Extension(extension) => {
+            Way::Extension(ref extension) => {
                 extension.publish(self.leases.clone());
                 return self.drop_only(own).await;
             }
@@ -429,14 +423,23 @@ impl Carrier {
                 let mut desired = Desired::refusing(&self.networks);
                 for tunnel in self.way.tunnels() {
                     let device = tunnel.ensure(&self.netlink, &own).await?;
-                    for (family, _) in tunnel.part(&own).iter() {
-                        devices.set(family, device);
-                    }
-                    desired.routes.extend(tunnel.plan(device, &self.networks));
+                    own.only(tunnel.inner).iter().for_each(|(family, _)| devices.set(family, device));
+                    let networks = self.networks.only(tunnel.inner);
+                    desired.routes.extend(kernel::into_device(device, tunnel.mtu, &networks));
                 }
                 desired
             }
-            Way::Vxlan(vxlan) => {
+            Way::KernelWireguard(ref mut all, ref node) => {
+                let (mut desired, mtu) = (Desired::refusing(&self.networks), node.mtu(&self.external));
+                for it in all {
+                    let device = it.ensure(&self.netlink, mtu, &own).await?;
+                    own.only(it.inner).iter().for_each(|(family, _)| devices.set(family, device));
+                    let networks = self.networks.only(it.inner);
+                    desired.routes.extend(kernel::into_device(device, mtu, &networks));
+                }
+                desired
+            }
+            Way::Vxlan(ref vxlan) => {
                 if let Some(subnet) = own.v4 {
                     devices.v4 = Some(vxlan.ensure(&self.netlink, subnet).await?);
                 }
@@ -446,7 +449,7 @@ impl Carrier {
                 let on_link = self.on_link().await?;
                 vxlan.plan(&devices, &self.networks, &on_link, &self.leases)
             }
-            Way::Ipip(ipip) => {
+            Way::Ipip(ref ipip) => {
                 let device = ipip.ensure(&self.netlink, ipv4(&own)?).await?;
                 devices.v4 = Some(device);
                 let on_link = self.on_link().await?;
@@ -478,6 +481,24 @@ impl Carrier {
         let networks = addresses.into_iter().map(|address| address.net);
         Ok(networks.filter(|net| !net.ip().is_unspecified()).collect())
     }
+}
+
+/// Those in which flanneld itself seals packets, one for each lane.
+fn tunnels(
+    node: &wireguard::Node,
+    external: &External,
+    options: udp::Options,
+    meters: &Meters,
+) -> Result<Vec<Tunnel>> {
+    let tunnel = |lane: &wireguard::Lane| {
+        Ok(Tunnel {
+            inner: lane.inner,
+            mtu: node.mtu(external),
+            wireguard: Some(node.wireguard()),
+            ..Tunnel::new(lane.device, lane.listen(external)?, options, meters.clone())
+        })
+    };
+    node.lanes.iter().map(tunnel).collect()
 }
 
 /// IPIP is of IPv4 only; a network without it is refused when it is read.

@@ -45,6 +45,11 @@ pub fn blackhole(subnet: IpNetwork) -> Route {
     Route { kind: Kind::Blackhole, metric: Some(REFUSE_METRIC), ..Route::to(subnet) }
 }
 
+/// The routes of these networks into a device that carries packets of so many bytes.
+pub fn into_device(device: u32, mtu: u32, networks: &Dual<IpNetwork>) -> impl Iterator<Item = Route> {
+    networks.values().map(move |network| Route { oif: Some(device), mtu: Some(mtu), ..Route::to(*network) })
+}
+
 /// Whose entries are ours to remove.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope {

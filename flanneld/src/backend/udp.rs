@@ -5,11 +5,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use hostnet::{Netlink, Route, sysctl};
+use hostnet::{Netlink, sysctl};
 use ipnetwork::IpNetwork;
 
 use super::fast::{self, FastPath};
-use super::kernel;
+use super::{kernel, wireguard};
 use crate::datapath::counters::Meters;
 use crate::datapath::engine::{Engine, Parts, Voice};
 use crate::datapath::fast::{Neighbour, Place};
@@ -69,6 +69,8 @@ pub struct Options {
     pub queues: Option<NonZeroUsize>,
     /// Whether the kernel is to carry packets by itself.
     pub fast: fast::Wanted,
+    /// Whose WireGuard seals packets.
+    pub wireguard: wireguard::Wanted,
 }
 
 impl Options {
@@ -110,6 +112,25 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
+    /// One that carries nothing yet, of no MTU.
+    pub fn new(device: &'static str, address: SocketAddr, options: Options, meters: Meters) -> Tunnel {
+        Tunnel {
+            device,
+            inner: None,
+            address,
+            mtu: 0,
+            outer_mtu: None,
+            options,
+            routes: Handle::default(),
+            meters,
+            wireguard: None,
+            engine: None,
+            path_mtu: None,
+            given: None,
+            fast: None,
+        }
+    }
+
     /// Whether packets are carried.
     pub fn is_alive(&self) -> bool {
         self.engine.as_ref().is_some_and(Engine::is_alive)
@@ -139,17 +160,12 @@ impl Tunnel {
             udp.carries_bare_packets().context("cannot forbid that datagrams are fragmented")?;
         }
         let (routes, wireguard, mtu) = (self.routes.clone(), self.wireguard.clone(), self.mtu as usize);
-        let own = self.part(own).map(IpNetwork::network);
+        let own = own.only(self.inner).map(IpNetwork::network);
         let engine = Engine::start(Parts { tun, udp, routes, own, level, meters, wireguard, mtu })?;
         self.path_mtu =
             own.ipv4().filter(|_| self.wireguard.is_none()).and_then(|own| self.search(own, engine.voice()));
         self.engine = Some(engine);
         Ok(())
-    }
-
-    /// What there is of each family, as far as it is carried.
-    pub fn part<T: Copy>(&self, all: &Dual<T>) -> Dual<T> {
-        Dual::of(|family| all.get(family).copied().filter(|_| self.inner.is_none_or(|inner| inner == family)))
     }
 
     fn search(&self, own: Ipv4Addr, voice: Voice) -> Option<path_mtu::Task> {
@@ -189,7 +205,7 @@ impl Tunnel {
 
     /// Brings the device into the wanted state; its index.
     pub async fn ensure(&self, netlink: &Netlink, own: &Dual<IpNetwork>) -> Result<u32> {
-        let (name, own) = (self.device, self.part(own));
+        let (name, own) = (self.device, own.only(self.inner));
         ensure!(!own.is_empty(), "{name} carries packets of a family that the lease has no subnet of");
         let link = netlink.link_by_name(name).await?.with_context(|| format!("{name} is gone"))?;
         if link.mtu != self.mtu {
@@ -210,12 +226,5 @@ impl Tunnel {
         // ICMP answers come in over the device with the device's own address; without this they are martians.
         sysctl::set(&format!("net/ipv4/conf/{name}/accept_local"), "1")?;
         Ok(link.index)
-    }
-
-    /// The routes into the device. Pure.
-    pub fn plan(&self, device: u32, networks: &Dual<IpNetwork>) -> Vec<Route> {
-        let into =
-            |network: &IpNetwork| Route { oif: Some(device), mtu: Some(self.mtu), ..Route::to(*network) };
-        self.part(networks).values().map(into).collect()
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-use crate::backend::fast::Wanted;
+use crate::backend::{fast, wireguard};
 use crate::datapath::path::Level;
 use crate::logging::{At, Modules};
 use crate::look::Look;
@@ -244,7 +244,10 @@ pub struct Cli {
 
     /// Whether the kernel carries most packets of the udp backend by itself (BPF): on, off, or auto (on, but not over a veth)
     #[arg(long, env = "FLANNELD_FAST_PATH", default_value = "auto", help_heading = "Packets")]
-    pub(super) fast_path: Wanted,
+    pub(super) fast_path: fast::Wanted,
+    /// Whose WireGuard the wireguard backend uses: kernel, user (flanneld's own), or auto (the kernel's where it has one)
+    #[arg(long, env = "FLANNELD_WIREGUARD", default_value = "auto", help_heading = "Packets")]
+    pub(super) wireguard: wireguard::Wanted,
 
     /// If another flanneld with this subnet file runs on this host, take its place without a gap; it then stands by until it is ended
     #[arg(long, env = "FLANNELD_TAKE_OVER", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true, help_heading = "Upgrade")]

@@ -161,6 +161,7 @@ impl Cli {
                 level: self.datapath,
                 queues: self.datapath_queues,
                 fast: self.fast_path,
+                wireguard: self.wireguard,
             },
             take_over: self.take_over.0,
             healthz: (self.healthz_port != 0).then(|| SocketAddr::new(self.healthz_ip, self.healthz_port)),

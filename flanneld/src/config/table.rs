@@ -3,7 +3,7 @@
 use super::Cli;
 
 /// Name, default and a value that must be understood: all of flannel's flags, then ours.
-const FLAGS: [(&str, &str, &str); 37] = [
+const FLAGS: [(&str, &str, &str); 38] = [
     ("etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379", "http://192.0.2.1:2379"),
     ("etcd-prefix", "/coreos.com/network", "/other"),
     ("etcd-keyfile", "", "/key"),
@@ -40,6 +40,7 @@ const FLAGS: [(&str, &str, &str); 37] = [
     ("ready", "false", "true"),
     ("subnet-lease-ttl", "86400", "60"),
     ("fast-path", "auto", "on"),
+    ("wireguard", "auto", "user"),
     ("datapath", "offload", "plain"),
     ("datapath-queues", "", "2"),
 ];

@@ -239,7 +239,8 @@ mod tests {
         assert_eq!((table.len(), table.traffic.len()), (5, 4), "one peer, two families, one number");
         let mut all: Vec<_> = table.peers().map(|(net, hop)| (net, hop.at)).collect();
         let mut expected = peers.to_vec();
-        (all.sort(), expected.sort());
+        all.sort();
+        expected.sort();
         assert_eq!(all, expected);
     }
 

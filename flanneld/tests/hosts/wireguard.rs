@@ -17,6 +17,8 @@ use super::traffic::{answers, dial, echo};
 use super::wire::{Capture, in_clear, inner, udp};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#;
+/// Also where the kernel has WireGuard.
+const OURS: &[&str] = &["--wireguard=user"];
 const PORT: u16 = 51820;
 const SOON: Duration = Duration::from_secs(2);
 const MARK: &[u8] = b"a secret of the pods";
@@ -25,7 +27,7 @@ const MARK: &[u8] = b"a secret of the pods";
 fn pair() -> (Lab, [Flanneld; 2], [Pod; 2]) {
     let lab = Lab::with_hosts(3);
     lab.put("/coreos.com/network/config", CONFIG);
-    let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, &[]));
+    let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, OURS));
     let pods = [0, 1].map(|n| lab.pod(n, &daemons[n]));
     for daemon in &daemons {
         daemon.wait_for("flannel_leases", 2);
@@ -201,7 +203,7 @@ fn a_restart_is_over_soon_and_nothing_leaves_in_clear() {
         daemons[0].end(signal);
         chatter(&a, &b, absence);
         let started = Instant::now();
-        daemons[0] = Flanneld::start(&lab, 0, &[]);
+        daemons[0] = Flanneld::start(&lab, 0, OURS);
         // The other side has still the session of the daemon that died, and speaks first.
         let pod = udp(a.ns.path(), (a.ip, 7));
         pod.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -227,7 +229,7 @@ fn a_node_with_another_key_is_taken_at_its_word() {
     let before = lease(&lab, &daemons[1]);
     daemons[1].end(Signal::SIGTERM);
     fs::remove_file(key_file(&lab, 1)).unwrap();
-    daemons[1] = Flanneld::start(&lab, 1, &[]);
+    daemons[1] = Flanneld::start(&lab, 1, OURS);
     assert_ne!(lease(&lab, &daemons[1]), before);
     within(SOON, "the pods talk", || answers(&a, &b));
 
@@ -294,7 +296,7 @@ fn each_node_may_listen_where_it_likes() {
     };
     let daemons = [(0, 7001), (1, 7002)].map(|(n, port)| {
         lab.put("/coreos.com/network/config", config(port));
-        Flanneld::start(&lab, n, &[])
+        Flanneld::start(&lab, n, OURS)
     });
     let pods = [0, 1].map(|n| lab.pod(n, &daemons[n]));
     daemons[0].wait_for("flannel_leases", 2);

@@ -1,4 +1,5 @@
-//! The encrypted mode with both families: pods talk over both, and between the hosts there is nothing but what is sealed.
+//! The encrypted mode with both families: pods talk over both, and between the hosts there is nothing but what is sealed. It is the kernel's
+//! WireGuard where it has one, and else ours.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use hostnet::Netlink;
 use hostnet::netns::run_in;
 use hostnet::sysctl;
+use hostnet::wireguard::{Change, Device, KEY_LEN, Peer};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, recv, sendto, setsockopt,
@@ -17,7 +19,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::dual::{answers6, carries_megabytes, in_clear, lease, network};
 use super::flannel::Flanneld;
-use super::lab::{Lab, Pod, inside, within};
+use super::lab::{Lab, Pod, SUBNETS, inside, within};
 use super::traffic::{answers, dial};
 use super::wire::{self, Capture};
 
@@ -32,10 +34,15 @@ const MULTICAST: u8 = 0xff;
 
 /// Two hosts with a pod each, whose packets travel in this mode of the backend.
 fn pair(mode: &str) -> (Lab, [Flanneld; 2], [Pod; 2]) {
+    pair_by(mode, ["auto"; 2])
+}
+
+/// The same, with the kernel's WireGuard or ours on each host.
+fn pair_by(mode: &str, whose: [&str; 2]) -> (Lab, [Flanneld; 2], [Pod; 2]) {
     let lab = Lab::with_ipv6(3);
     let backend = format!(r#"wireguard","Mode":"{mode}"#);
     lab.put("/coreos.com/network/config", network(&backend));
-    let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, &[]));
+    let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, &[&format!("--wireguard={}", whose[n])]));
     let pods = [0, 1].map(|n| lab.pod(n, &daemons[n]));
     let [a, b] = &pods;
     let took = within(AT_FIRST, "the pods talk", || answers(a, b) && answers6(a, b));
@@ -161,4 +168,74 @@ fn ipv6_that_nobody_has_is_refused_and_a_device_that_is_taken_away_is_back() {
     refused();
     let clear = clear.stop();
     assert!(clear.frames > 0 && clear.kept.is_empty(), "in clear: {:02x?}", clear.kept.first());
+}
+
+/// The kernel's devices by themselves, and with ours on the other side.
+#[test]
+#[ignore = "needs a kernel with WireGuard"]
+fn the_kernels_wireguard_talks_with_itself_and_with_ours() {
+    for (mode, whose) in
+        [("separate", ["kernel", "kernel"]), ("separate", ["kernel", "user"]), ("auto", ["user", "kernel"])]
+    {
+        let (lab, mut daemons, pods) = pair_by(mode, whose);
+        let expected = if mode == "auto" { [vec![51820], vec![]] } else { [vec![51820], vec![51821]] };
+        assert_eq!(ports_between(&lab, &pods), expected, "{whose:?}");
+        let (well, text) = daemons[0].look(&["status"]);
+        println!("{text}");
+        assert!(well && text.contains("the kernel's own") == (whose[0] == "kernel"), "{text}");
+        let kind = || {
+            inside(lab.hosts[0].ns.path(), async || {
+                let link = Netlink::connect().unwrap().link_by_name("flannel-wg").await.unwrap().unwrap();
+                link.kind.unwrap()
+            })
+        };
+        let [a, b] = &pods;
+        // The other way round, over the device that is there, and back.
+        for (flag, expected) in [("--wireguard=user", "tun"), ("--wireguard=auto", "wireguard")] {
+            daemons[0].end(Signal::SIGTERM);
+            daemons[0] = Flanneld::start(&lab, 0, &[flag]);
+            assert_eq!(kind(), expected, "{flag}");
+            within(AT_FIRST, "the pods talk again", || answers(a, b) && answers6(a, b) && answers6(b, a));
+        }
+    }
+}
+
+/// What somebody changes at a device of the kernel is mended, and a peer that is gone from the leases is gone from the device.
+#[test]
+#[ignore = "needs a kernel with WireGuard"]
+fn the_kernels_wireguard_is_mended_and_follows_the_leases() {
+    let (lab, mut daemons, [a, b]) = pair_by("separate", ["kernel", "kernel"]);
+    let host = lab.hosts[0].ns.path();
+    let device = || run_in(host, || hostnet::wireguard::read("flannel-wg")).unwrap().unwrap();
+    let right = device();
+    assert_eq!((right.port, right.peers.len()), (51820, 1));
+    let key = *right.peers.keys().next().unwrap();
+    for change in [
+        Change::Remove(key),
+        Change::Own { private: [8; KEY_LEN], port: 7 },
+        Change::Set([9; KEY_LEN], Peer::default()),
+        Change::Set(key, Peer { keepalive: 9, endpoint: None, ..Peer::default() }),
+    ] {
+        run_in(host, || hostnet::wireguard::change("flannel-wg", &[change.clone()])).unwrap().unwrap();
+        let shape = |it: &Device| {
+            (
+                it.private,
+                it.port,
+                it.peers.iter().map(|(key, peer)| (*key, peer.subnets.clone())).collect::<Vec<_>>(),
+            )
+        };
+        within(SOON, "it is mended", || shape(&device()) == shape(&right));
+        within(AT_FIRST, "the pods talk", || answers(&a, &b) && answers6(&a, &b));
+        println!("mended: {change:?}");
+    }
+    // The daemon is dead: the kernel goes on.
+    daemons[0].end(Signal::SIGKILL);
+    assert!(answers(&a, &b) && answers6(&b, &a));
+    daemons[0] = Flanneld::start(&lab, 0, &["--wireguard=kernel"]);
+    assert!(answers(&a, &b), "and without a new handshake");
+    let gone =
+        lab.leases().into_iter().find(|(_, value)| value.contains(&lab.hosts[1].ip.to_string())).unwrap().0;
+    daemons[1].end(Signal::SIGKILL);
+    lab.etcd(async |mut client| client.delete(format!("{SUBNETS}{gone}"), None).await.unwrap());
+    within(SOON, "its peer is gone", || device().peers.is_empty());
 }

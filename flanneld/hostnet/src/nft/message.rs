@@ -1,16 +1,9 @@
-//! The few netlink messages of nf_tables that questions need, as bytes (linux/netlink.h, linux/netfilter/nf_tables.h). Pure.
+//! The few netlink messages of nf_tables that questions need (linux/netfilter/nf_tables.h). Pure.
 
 use std::hash::{DefaultHasher, Hasher};
 
-use nix::errno::Errno;
-
 use super::Family;
-
-/// Length, type, flags, sequence number, sender.
-const HEADER: usize = 16;
-/// Family, version, and a number for the whole transaction.
-const SUBHEADER: usize = 4;
-const ATTRIBUTE: usize = 4;
+use crate::raw::{self, Message};
 
 const GET_TABLE: u16 = libc::NFT_MSG_GETTABLE as u16;
 const GET_RULE: u16 = libc::NFT_MSG_GETRULE as u16;
@@ -39,23 +32,14 @@ impl Question<'_> {
             Question::Table(family, name) => (GET_TABLE, 0, family as u8, Some(name)),
             Question::Rules(family, name) => (GET_RULE, libc::NLM_F_DUMP, family as u8, Some(name)),
         };
-        let mut body = vec![family, libc::NFNETLINK_V0 as u8, 0, 0];
-        if let Some(name) = name {
-            let length = u16::try_from(ATTRIBUTE + name.len() + 1).unwrap_or(u16::MAX);
-            body.extend(length.to_ne_bytes());
-            body.extend(TABLE_NAME.to_ne_bytes());
-            body.extend(name.as_bytes());
-            body.push(0);
-            body.resize(body.len().next_multiple_of(4), 0);
-        }
-        let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
         let kind = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind;
-        let mut message = length.to_ne_bytes().to_vec();
-        message.extend(kind.to_ne_bytes());
-        message.extend((libc::NLM_F_REQUEST as u16 | flags as u16).to_ne_bytes());
-        message.extend([0; 8]);
-        message.extend(body);
-        message
+        // Family, version, and a number for the whole transaction.
+        let message = Message::new(kind, flags, [family, libc::NFNETLINK_V0 as u8, 0, 0]);
+        match name {
+            Some(name) => message.attribute(TABLE_NAME, &raw::text(name)),
+            None => message,
+        }
+        .finish()
     }
 
     /// Whether the answer comes in parts, with an end of its own.
@@ -64,54 +48,10 @@ impl Question<'_> {
     }
 }
 
-/// One message of an answer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer<'a> {
-    /// Attributes.
-    Data(&'a [u8]),
-    /// The ruleset changed while it was listed.
-    Changed,
-    /// The end of a dump.
-    Done,
-    /// The kernel refuses.
-    Refused(Errno),
-}
-
-/// The messages of a datagram; what is cut off is left out.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
-    std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-        let message = bytes.get(..length).filter(|message| message.len() >= HEADER)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        answer(message)
-    })
-}
-
-fn answer(message: &[u8]) -> Option<Answer<'_>> {
-    let half = |at: usize| Some(u16::from_ne_bytes(message.get(at..at + 2)?.try_into().ok()?));
-    let (kind, flags) = (i32::from(half(4)?), i32::from(half(6)?));
-    Some(match kind {
-        _ if flags & libc::NLM_F_DUMP_INTR != 0 => Answer::Changed,
-        libc::NLMSG_DONE => Answer::Done,
-        libc::NLMSG_ERROR => {
-            let code = i32::from_ne_bytes(message.get(HEADER..HEADER + 4)?.try_into().ok()?);
-            Answer::Refused(Errno::from_raw(code.wrapping_neg()))
-        }
-        _ => Answer::Data(message.get(HEADER + SUBHEADER..)?),
-    })
-}
-
 /// The generation out of an answer's attributes.
-pub(super) fn generation(mut attributes: &[u8]) -> Option<u32> {
-    loop {
-        let length = usize::from(u16::from_ne_bytes(attributes.get(..2)?.try_into().ok()?));
-        let kind = u16::from_ne_bytes(attributes.get(2..4)?.try_into().ok()?);
-        let value = attributes.get(ATTRIBUTE..length)?;
-        if kind == GENERATION {
-            return Some(u32::from_be_bytes(value.try_into().ok()?));
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
+pub(super) fn generation(attributes: &[u8]) -> Option<u32> {
+    let (_, value) = raw::attributes(attributes).find(|(kind, _)| *kind == GENERATION)?;
+    Some(u32::from_be_bytes(value.try_into().ok()?))
 }
 
 /// What a table looked like: equal as long as nobody changed the table, its chains' rules, or their order. Only good within one process.
@@ -134,15 +74,6 @@ impl Fingerprint {
 mod tests {
     use super::*;
 
-    fn message(kind: i32, flags: i32, body: &[u8]) -> Vec<u8> {
-        let mut bytes = u32::try_from(HEADER + body.len()).unwrap().to_ne_bytes().to_vec();
-        bytes.extend(u16::try_from(kind).unwrap().to_ne_bytes());
-        bytes.extend(u16::try_from(flags).unwrap().to_ne_bytes());
-        bytes.extend([0; 8]);
-        bytes.extend(body);
-        bytes
-    }
-
     #[test]
     fn a_question_is_a_whole_padded_message() {
         for name in ["a", "abc", "flannel-ipv4"] {
@@ -151,22 +82,7 @@ mod tests {
             assert_eq!((bytes.len() % 4, bytes[16]), (0, 2), "{name}");
             assert!(bytes[24..].starts_with(name.as_bytes()) && bytes[24 + name.len()] == 0);
         }
-        assert_eq!(Question::Generation.encode().len(), HEADER + SUBHEADER);
-    }
-
-    #[test]
-    fn answers_are_told_apart() {
-        let mut bytes = message(0x0a0f, 0, b"\x02\0\0\0data");
-        bytes.extend(message(libc::NLMSG_ERROR, 0, &(-libc::ENOENT).to_ne_bytes()));
-        bytes.extend(message(0x0a06, libc::NLM_F_DUMP_INTR, b"\x02\0\0\0data"));
-        bytes.extend(message(libc::NLMSG_DONE, 0, &[0; 4]));
-        let told: Vec<_> = messages(&bytes).collect();
-        let refused = Answer::Refused(Errno::ENOENT);
-        assert_eq!(told, [Answer::Data(b"data"), refused, Answer::Changed, Answer::Done]);
-        for cut in 0..bytes.len() {
-            assert!(messages(&bytes[..cut]).count() < 4, "cut off at {cut}");
-        }
-        assert_eq!(messages(&[0; 64]).count(), 0, "a length of nothing is no message");
+        assert_eq!(Question::Generation.encode().len(), 20);
     }
 
     #[test]

@@ -1,25 +1,16 @@
 //! Questions about the ruleset, by netlink: they cost a few microseconds, where running `nft list` costs milliseconds and more
 //! with each rule of others.
 
-use std::os::fd::{AsRawFd, OwnedFd};
-
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket,
-    sockopt,
-};
-use nix::sys::time::TimeVal;
+use nix::sys::socket::SockProtocol;
 
 use super::Family;
-use super::message::{Answer, Fingerprint, Question, generation as parse, messages};
+use super::message::{Fingerprint, Question, generation as parse};
+use crate::raw::exchange;
 use crate::{Error, Result};
 
-/// The kernel's datagrams are at most half of this.
-const ROOM: usize = 64 * 1024;
 /// How often a listing is begun anew because the ruleset changed meanwhile.
 const TRIES: usize = 5;
-/// The kernel answers at once; this is against waiting for ever.
-const PATIENCE: TimeVal = TimeVal::new(5, 0);
 
 /// How often this namespace's ruleset was changed, by anybody. As long as it stays the same nothing has changed.
 pub fn generation() -> Result<u32> {
@@ -43,7 +34,7 @@ pub fn fingerprint(family: Family, name: &str) -> Result<Option<Fingerprint>> {
 /// The attributes of each message of the answer; none if what was asked for is not there.
 fn ask(question: Question<'_>) -> Result<Option<Vec<Vec<u8>>>> {
     for _ in 0..TRIES {
-        match ask_once(question) {
+        match exchange(SockProtocol::NetlinkNetFilter, &question.encode(), question.is_dump()) {
             Err(Errno::EAGAIN) => {}
             Err(Errno::ENOENT) => return Ok(None),
             Err(errno) => return Err(Error::Refused { action: "look at the nftables rules".into(), errno }),
@@ -51,33 +42,6 @@ fn ask(question: Question<'_>) -> Result<Option<Vec<Vec<u8>>>> {
         }
     }
     Err(broken("the rules change faster than they can be listed"))
-}
-
-fn ask_once(question: Question<'_>) -> nix::Result<Vec<Vec<u8>>> {
-    let socket = open()?;
-    sendto(socket.as_raw_fd(), &question.encode(), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    let (mut parts, mut buffer) = (Vec::new(), vec![0; ROOM]);
-    loop {
-        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
-        for answer in messages(buffer.get(..length).ok_or(Errno::EMSGSIZE)?) {
-            match answer {
-                Answer::Data(attributes) => parts.push(attributes.to_vec()),
-                Answer::Changed => return Err(Errno::EAGAIN),
-                Answer::Done => return Ok(parts),
-                Answer::Refused(errno) => return Err(errno),
-            }
-        }
-        if !question.is_dump() {
-            return Ok(parts);
-        }
-    }
-}
-
-fn open() -> nix::Result<OwnedFd> {
-    let netfilter = SockProtocol::NetlinkNetFilter;
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, netfilter)?;
-    setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE)?;
-    Ok(socket)
 }
 
 fn broken(text: &str) -> Error {

@@ -4,8 +4,9 @@
 //! Packets of each family have a device of their own, with its socket and its peers, or share one ([`options`]); either is a [`Lane`].
 //!
 //! The kernel's WireGuard and ours speak the same over the wire, so that a node with Go flannel, which uses the kernel's, is a peer as any
-//! other. The kernel's is not used here, also where there is one: ours ([`crate::datapath::wireguard`]) works everywhere.
+//! other. Where the kernel has one it is used ([`kernel`]); ours ([`crate::datapath::wireguard`]) works everywhere.
 
+pub mod kernel;
 mod keyfile;
 mod lane;
 pub mod options;
@@ -14,9 +15,11 @@ pub use lane::{Described, Lane};
 pub use options::Options;
 
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use hostnet::Netlink;
 use ipnetwork::IpNetwork;
 
 use crate::datapath::wireguard::{Identity, Wireguard};
@@ -26,6 +29,31 @@ use crate::lease::key::{Advert, Lease};
 
 /// What leases call it.
 pub const TYPE: &str = "wireguard";
+
+/// Whose WireGuard is wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// The kernel's where it has one, else ours.
+    #[default]
+    Auto,
+    /// The kernel's.
+    Kernel,
+    /// Ours.
+    User,
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Wanted, String> {
+        match text {
+            "auto" => Ok(Wanted::Auto),
+            "kernel" => Ok(Wanted::Kernel),
+            "user" => Ok(Wanted::User),
+            _ => Err(format!("{text} is none of auto, kernel, user")),
+        }
+    }
+}
 
 /// This node among the others.
 pub struct Node {
@@ -45,6 +73,34 @@ impl Node {
         tracing::info!(key = %identity.public(), "this node's public key");
         let lanes = options.lanes(&networks);
         Ok(Node { options, identity, networks, lanes, told: Vec::new() })
+    }
+
+    /// Whether the kernel's WireGuard is used. If it isn't, devices that it has under our names go.
+    pub async fn is_in_kernel(&self, netlink: &Netlink, wanted: Wanted) -> Result<bool> {
+        let there = wanted != Wanted::User && hostnet::wireguard::is_there()?;
+        ensure!(
+            there || wanted != Wanted::Kernel,
+            "the kernel has no WireGuard (module wireguard): leave out --wireguard=kernel"
+        );
+        if there {
+            tracing::info!("the kernel's WireGuard carries packets");
+            return Ok(true);
+        }
+        let why = if wanted == Wanted::User {
+            "as --wireguard=user asks for"
+        } else {
+            "the kernel has no WireGuard"
+        };
+        tracing::info!("flanneld itself seals and opens packets: {why}");
+        for lane in &self.lanes {
+            kernel::remove(netlink, lane.device).await?;
+        }
+        Ok(false)
+    }
+
+    /// The kernel's devices, one for each lane.
+    pub fn devices(&self) -> Vec<kernel::Device> {
+        self.lanes.iter().map(|lane| kernel::Device::new(self, lane)).collect()
     }
 
     /// Our own WireGuard, for one device.
