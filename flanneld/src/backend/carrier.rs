@@ -26,6 +26,7 @@ use crate::iface::{self, External, Wanted};
 use crate::lease::features::Feature;
 use crate::lease::key::{Advert, Lease};
 use crate::look::status as told;
+use crate::owner::Owner;
 use crate::route::{Handle, Table};
 
 /// What every link of IPv6 must take in one piece (RFC 8200 section 5).
@@ -71,11 +72,14 @@ impl Carrier {
         network: &NetworkConfig,
         external: External,
         (options, meters): (udp::Options, Meters),
+        owner: Owner,
         leases: Vec<Lease>,
     ) -> Result<Carrier> {
+        owner.check_networks(&netlink).await?;
         let way = match &network.backend {
             BackendKind::Udp { port, mtu } => Way::Udp(Tunnel {
-                device: udp::DEVICE,
+                devices: udp::devices(&netlink, &owner, udp::device).await?,
+                owner: owner.clone(),
                 address: SocketAddrV4::new(ipv4_of(&external)?, *port),
                 mtu: udp::mtu(&external, *mtu),
                 outer_mtu: *mtu,
@@ -85,13 +89,14 @@ impl Carrier {
                 engine: None,
                 path_mtu: None,
                 given: None,
-                fast: FastPath::load(options.fast, &external.link, &meters),
+                fast: FastPath::load(options.fast, &external.link, &meters, &owner),
                 meters,
             }),
             BackendKind::Wireguard(wanted) => {
                 let node = wireguard::Node::new(wanted.clone())?;
                 let tunnel = Tunnel {
-                    device: wireguard::DEVICE,
+                    devices: udp::devices(&netlink, &owner, wireguard::device).await?,
+                    owner: owner.clone(),
                     address: SocketAddrV4::new(ipv4_of(&external)?, wanted.port),
                     mtu: wanted.mtu(&external),
                     outer_mtu: None,
@@ -107,6 +112,9 @@ impl Carrier {
                 Way::Wireguard(tunnel, node)
             }
             BackendKind::Vxlan(options) => {
+                for (family, _) in network.pools.iter() {
+                    owner.device(&netlink, &options.device(family), vxlan::REMEDY).await?;
+                }
                 let last = leases.iter().find(|lease| lease.is_of(&external.public));
                 let mut macs = Dual::default();
                 if network.pools.v4.is_some() {
@@ -115,20 +123,23 @@ impl Carrier {
                 if network.pools.v6.is_some() {
                     macs.v6 = Some(vxlan::choose_mac(&netlink, options, Family::V6, last).await?);
                 }
-                Way::Vxlan(vxlan::Devices { options: *options, external: external.clone(), macs })
+                let (owner, external) = (owner.clone(), external.clone());
+                Way::Vxlan(vxlan::Devices { options: *options, owner, external, macs })
             }
             BackendKind::HostGw => {
                 host_gw::check(&external)?;
                 Way::HostGw
             }
             BackendKind::Ipip(options) => {
-                Way::Ipip(ipip::Device { options: *options, external: external.clone() })
+                owner.device(&netlink, ipip::DEVICE, ipip::REMEDY).await?;
+                let (owner, external) = (owner.clone(), external.clone());
+                Way::Ipip(ipip::Device { options: *options, owner, external })
             }
             BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
         if !matches!(&way, Way::Udp(tunnel) if tunnel.fast.is_some()) {
-            fast::remove(&netlink, external.link.index).await?;
+            fast::remove(&netlink, external.link.index, &owner).await?;
         }
         let carrier = Carrier {
             leases: leases.into_iter().filter(|lease| !lease.is_of(&external.public)).collect(),
@@ -200,7 +211,7 @@ impl Carrier {
     /// What it tells of itself.
     pub fn told(&self) -> (told::Interface, told::Network) {
         let tunnel =
-            |kind, tunnel: &Tunnel| (kind, Some(tunnel.address.port()), Some(tunnel.device.to_owned()));
+            |kind, tunnel: &Tunnel| (kind, Some(tunnel.address.port()), Some(tunnel.device().to_owned()));
         let (backend, port, device) = match &self.way {
             Way::Udp(it) => tunnel("udp", it),
             Way::Wireguard(it, _) => tunnel("wireguard", it),

@@ -19,9 +19,12 @@ use crate::config::network::{BadNetwork, get};
 use crate::family::{Dual, Family};
 use crate::iface::External;
 use crate::lease::key::{Advert, Half, Lease};
+use crate::owner::Owner;
 
 /// What leases call it.
 pub const TYPE: &str = "vxlan";
+/// Where another network of this host has the device.
+pub const REMEDY: &str = "give this network another VNI";
 /// The outer IPv4, UDP and VXLAN headers and the inner Ethernet header.
 const OVERHEAD: u32 = 50;
 /// The same with an outer IPv6 header. Go flannel reckons with 50 here, too, so that each of its full packets becomes two fragments.
@@ -123,6 +126,8 @@ pub async fn choose_mac(
 pub struct Devices {
     /// The network's.
     pub options: Options,
+    /// Whose they are.
+    pub owner: Owner,
     /// The interface below.
     pub external: External,
     /// Their hardware addresses.
@@ -145,11 +150,11 @@ impl Devices {
             learning: self.options.learning,
             gbp: self.options.gbp,
         };
-        if let Some(link) = netlink.link_by_name(&name).await?
-            && netlink.vxlan(&name).await? != Some(wanted)
-        {
-            tracing::info!(device = name, "the device is not as it should be; making it anew");
-            netlink.delete_link(link.index).await?;
+        if let Some(link) = self.owner.device(netlink, &name, REMEDY).await? {
+            if netlink.vxlan(&name).await? != Some(wanted) {
+                tracing::info!(device = name, "the device is not as it should be; making it anew");
+                netlink.delete_link(link.index).await?;
+            }
         }
         let link = match netlink.link_by_name(&name).await? {
             Some(link) => link,
@@ -160,6 +165,7 @@ impl Devices {
                 netlink.link_by_name(&name).await?.with_context(|| format!("{name} vanished"))?
             }
         };
+        self.owner.mark(netlink, &link, family).await?;
         if family == Family::V6 {
             // Every route into it is planned; none is to be believed that comes out of it (RFC 4861).
             sysctl::set(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
@@ -236,6 +242,7 @@ mod tests {
             mac: Vec::new(),
             kind: None,
             master: None,
+            alias: None,
         };
         let address = Dual { v4: "192.0.2.1".parse().ok(), v6: "fd00::1".parse().ok() };
         External { link, address, public: address }
@@ -296,7 +303,8 @@ mod tests {
         let plan = |direct| {
             let options = Options { direct_routing: direct, ..options(&json!({})).unwrap() };
             let macs = Dual { v4: Some([2; 6]), v6: Some([4; 6]) };
-            let devices = Devices { options, external: external(), macs };
+            let owner = Owner::new("/run/flannel/subnet.env".as_ref(), networks);
+            let devices = Devices { options, owner, external: external(), macs };
             let on_link = ["192.0.2.0/24", "fd00::/64"].map(|net| net.parse().unwrap());
             devices.plan(&Dual { v4: Some(9), v6: Some(10) }, &networks, &on_link, &leases)
         };

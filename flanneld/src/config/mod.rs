@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use regex_lite::Regex;
 
 use crate::backend::udp;
@@ -18,6 +19,7 @@ use crate::family::{Dual, Family};
 use crate::lease::etcd::Access;
 use crate::lease::kube::Access as KubeAccess;
 use crate::logging;
+use crate::owner::Owner;
 pub use cli::Cli;
 
 /// The meaning of the command line.
@@ -57,6 +59,11 @@ impl Config {
     /// The socket by which this host's flanneld is spoken to, beside the subnet file.
     pub fn socket(&self) -> PathBuf {
         socket(&self.subnet_file)
+    }
+
+    /// Whose is what this flanneld makes in the kernel for these networks.
+    pub fn owner(&self, networks: Dual<IpNetwork>) -> Owner {
+        Owner::new(&self.subnet_file, networks)
     }
 }
 

@@ -175,10 +175,10 @@ async fn start(config: &Config, meters: Meters, (board, health): (&Board, Health
     tracing::info!(interface = external.link.name, address = %external.address, public = %external.public, "using interface");
     let follower = source.leases(&network, external.public).await;
     let known = follower.leases().cloned().collect();
-    let carrier =
-        Carrier::prepare(netlink.clone(), &network, external.clone(), (config.datapath, meters), known)
-            .await?;
-    let carrier = carrier.with_blackhole(config.blackhole);
+    let datapath = (config.datapath, meters);
+    let owner = config.owner(network.networks());
+    let carrier = Carrier::prepare(netlink.clone(), &network, external.clone(), datapath, owner, known);
+    let carrier = carrier.await?.with_blackhole(config.blackhole);
     board.netlink(netlink);
     board.facts(carrier.told());
     let settings = Settings {

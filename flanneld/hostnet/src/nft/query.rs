@@ -11,7 +11,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use super::Family;
-use super::message::{Answer, Fingerprint, Question, generation as parse, messages};
+use super::message::{Answer, Fingerprint, Question, Table, generation as parse, messages};
 use crate::{Error, Result};
 
 /// The kernel's datagrams are at most half of this.
@@ -30,6 +30,12 @@ pub fn generation() -> Result<u32> {
 /// Whether a table is there, e.g. `ip`, `flannel-ipv4`.
 pub fn has_table(family: Family, name: &str) -> Result<bool> {
     Ok(ask(Question::Table(family, name))?.is_some())
+}
+
+/// All tables of a family.
+pub fn tables(family: Family) -> Result<Vec<Table>> {
+    let parts = ask(Question::Tables(family))?.unwrap_or_default();
+    Ok(parts.iter().filter_map(|part| Table::read(part)).collect())
 }
 
 /// What a table looks like; none if it is not there. Compare it with the one of a moment when it was right.

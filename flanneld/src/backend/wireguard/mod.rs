@@ -21,8 +21,10 @@ use crate::lease::key::{Advert, Lease};
 
 /// What leases call it.
 pub const TYPE: &str = "wireguard";
-/// The device's name, as flannel has it.
-pub const DEVICE: &str = "flannel-wg";
+/// The device's name, as flannel has it; those of the host's further networks are counted.
+pub fn device(network: usize) -> String {
+    if network == 0 { "flannel-wg".to_owned() } else { format!("flannel-wg{network}") }
+}
 /// What flannel takes off the outer MTU: the headers of IPv6, UDP and WireGuard, and the tag. Over IPv4 it is 20 bytes less.
 const OVERHEAD: u32 = 80;
 const PORT: u16 = 51820;
