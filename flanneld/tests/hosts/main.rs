@@ -28,6 +28,7 @@
 //! | what a stranger injects is dropped and counted | `inject::*` | delivered |
 //! | a million malformed packets: no exit, no growth | `flood::*` | hop 0 becomes 255, lengths are not checked |
 //! | killed: nothing leaves in clear, connections live | `death::killed…`, `death::terminated…`, `death::without_a_device…` | the device goes, packets leave in clear |
+//! | of two networks on one host none touches the other's | `networks::*` | routes of both stay, rules of one are the other's |
 //! | an upgrade loses no packet | `upgrade::*` | nothing is carried meanwhile |
 
 // Helpers of tests are tests too; figures and the daemons' logs are for whoever runs them.
@@ -53,6 +54,7 @@ mod look;
 mod moving;
 mod mtu;
 mod nat;
+mod networks;
 mod path_mtu;
 mod series;
 mod silent;
