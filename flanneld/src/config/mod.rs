@@ -19,6 +19,7 @@ use crate::family::{Dual, Family};
 use crate::lease::etcd::Access;
 use crate::lease::kube::Access as KubeAccess;
 use crate::logging;
+use crate::look::status::Manager;
 use crate::owner::Owner;
 pub use cli::Cli;
 
@@ -74,6 +75,16 @@ pub enum Leases {
     Etcd(Access),
     /// Kubernetes gives them to its nodes.
     Kube(KubeAccess),
+}
+
+impl Leases {
+    /// Which source that is.
+    pub fn manager(&self) -> Manager {
+        match self {
+            Leases::Etcd(_) => Manager::Etcd,
+            Leases::Kube(_) => Manager::Kubernetes,
+        }
+    }
 }
 
 /// The socket of the flanneld with this subnet file.

@@ -96,7 +96,7 @@ async fn meet(config: &Config) -> Result<Option<Predecessor>> {
 async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Successor> {
     let mut registry = Registry::default();
     let meters = Meters::register(&mut registry);
-    let health = Health::default();
+    let health = Health::of(config.leases.manager());
     let metrics = Metrics::register(&mut registry, &health);
     let (ready, registry) = (Ready::default(), Arc::new(registry));
     let board = Board::new(config.subnet_file.clone(), meters.clone(), ready.clone(), health.clone());
