@@ -153,7 +153,8 @@ impl Guard {
         nft::apply(&rules.ruleset(network, &families, &others))?;
         let seen = Seen::now(&rules.owner)?;
         // What came between is seen at the next look.
-        self.right = (seen.neighbours.others == others).then_some(seen);
+        let same = (seen.neighbours.network, &seen.neighbours.others) == (network, &others);
+        self.right = same.then_some(seen);
         Ok(())
     }
 

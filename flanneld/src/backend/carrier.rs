@@ -112,19 +112,10 @@ impl Carrier {
                 Way::Wireguard(tunnel, node)
             }
             BackendKind::Vxlan(options) => {
-                for (family, _) in network.pools.iter() {
-                    owner.device(&netlink, &options.device(family), vxlan::REMEDY).await?;
-                }
                 let last = leases.iter().find(|lease| lease.is_of(&external.public));
-                let mut macs = Dual::default();
-                if network.pools.v4.is_some() {
-                    macs.v4 = Some(vxlan::choose_mac(&netlink, options, Family::V4, last).await?);
-                }
-                if network.pools.v6.is_some() {
-                    macs.v6 = Some(vxlan::choose_mac(&netlink, options, Family::V6, last).await?);
-                }
-                let (owner, external) = (owner.clone(), external.clone());
-                Way::Vxlan(vxlan::Devices { options: *options, owner, external, macs })
+                let families = network.pools.iter().map(|(family, _)| family).collect::<Vec<_>>();
+                let whose = (owner.clone(), external.clone());
+                Way::Vxlan(vxlan::Devices::prepare(&netlink, *options, whose, &families, last).await?)
             }
             BackendKind::HostGw => {
                 host_gw::check(&external)?;

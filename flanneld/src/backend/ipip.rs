@@ -73,11 +73,11 @@ impl Device {
         let local = self.external.address.ipv4();
         let local = local.with_context(|| format!("{} has no IPv4 address", self.external.link.name))?;
         let wanted = Ipip { local, remote: None };
-        if let Some(link) = self.owner.device(netlink, DEVICE, REMEDY).await? {
-            if link.kind.as_deref() != Some(TYPE) || netlink.ipip(DEVICE).await? != Some(wanted) {
-                tracing::info!(device = DEVICE, "the device is not as it should be; making it anew");
-                netlink.delete_link(link.index).await?;
-            }
+        if let Some(link) = self.owner.device(netlink, DEVICE, REMEDY).await?
+            && (link.kind.as_deref() != Some(TYPE) || netlink.ipip(DEVICE).await? != Some(wanted))
+        {
+            tracing::info!(device = DEVICE, "the device is not as it should be; making it anew");
+            netlink.delete_link(link.index).await?;
         }
         let link = match netlink.link_by_name(DEVICE).await? {
             Some(link) => link,

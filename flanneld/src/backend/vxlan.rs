@@ -100,7 +100,7 @@ impl Options {
 }
 
 /// A family's hardware address: that of the device that is there, else that of the lease of the last time, else one by chance.
-pub async fn choose_mac(
+async fn choose_mac(
     netlink: &Netlink,
     options: &Options,
     family: Family,
@@ -135,6 +135,26 @@ pub struct Devices {
 }
 
 impl Devices {
+    /// Those of these families, before there is a lease; `last` is the own one of the last time. Another network's are refused.
+    pub async fn prepare(
+        netlink: &Netlink,
+        options: Options,
+        (owner, external): (Owner, External),
+        families: &[Family],
+        last: Option<&Lease>,
+    ) -> Result<Devices> {
+        let mut macs = Dual::default();
+        for family in families {
+            owner.device(netlink, &options.device(*family), REMEDY).await?;
+            let mac = Some(choose_mac(netlink, &options, *family, last).await?);
+            match family {
+                Family::V4 => macs.v4 = mac,
+                Family::V6 => macs.v6 = mac,
+            }
+        }
+        Ok(Devices { options, owner, external, macs })
+    }
+
     /// Brings the device of a family into the wanted state, made anew if the kernel can't change the one that is there; its index.
     pub async fn ensure(&self, netlink: &Netlink, subnet: IpNetwork) -> Result<u32> {
         let family = Family::of(subnet.ip());
@@ -150,11 +170,11 @@ impl Devices {
             learning: self.options.learning,
             gbp: self.options.gbp,
         };
-        if let Some(link) = self.owner.device(netlink, &name, REMEDY).await? {
-            if netlink.vxlan(&name).await? != Some(wanted) {
-                tracing::info!(device = name, "the device is not as it should be; making it anew");
-                netlink.delete_link(link.index).await?;
-            }
+        if let Some(link) = self.owner.device(netlink, &name, REMEDY).await?
+            && netlink.vxlan(&name).await? != Some(wanted)
+        {
+            tracing::info!(device = name, "the device is not as it should be; making it anew");
+            netlink.delete_link(link.index).await?;
         }
         let link = match netlink.link_by_name(&name).await? {
             Some(link) => link,
