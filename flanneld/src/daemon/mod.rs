@@ -185,6 +185,7 @@ async fn start(config: &Config, meters: Meters, (board, health): (&Board, Health
         network: network.clone(),
         public: external.public,
         holder: holder::this_host(),
+        machine: holder::this_machine(),
         backend: carrier.advert(),
         ttl: config.lease_ttl,
         margin: config.renew_margin,

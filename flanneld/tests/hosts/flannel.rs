@@ -61,6 +61,16 @@ impl Flanneld {
         daemon
     }
 
+    /// Starts it on a host that was started again: the kernel has another id of this boot, and nothing of what an earlier flanneld wrote is there.
+    pub fn spawn_after_boot(lab: &Lab, host: usize, more: &[&str]) -> Flanneld {
+        let boot = lab.dir.path().join("boot_id");
+        fs::write(&boot, "00000000-0000-4000-8000-000000000002\n").unwrap();
+        let mut command = Command::new("unshare");
+        let replace = r#"mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@""#;
+        command.args(["--mount", "sh", "-c", replace]).arg(boot).arg(env!("CARGO_BIN_EXE_flanneld"));
+        Flanneld::launch(lab, (host, 0), command, more)
+    }
+
     /// Starts another program that understands the same flags.
     pub fn spawn_program(
         program: &str,

@@ -45,6 +45,8 @@ pub struct Settings {
     pub public: Dual<IpAddr>,
     /// This host, apart from others to which the same address was given ([`holder::this_host`]).
     pub holder: String,
+    /// The same host across its starts ([`holder::this_machine`]), if it has a name.
+    pub machine: Option<String>,
     /// What others are told of the backend.
     pub backend: Advert,
     /// How long a lease lasts, in seconds.
@@ -96,13 +98,21 @@ impl Keeper {
         Keeper { store, settings }
     }
 
-    /// Takes a lease: the one that this address has, or the one of the last time, or a free one.
+    /// Takes a lease: the one that this address has, or this machine had, or the one of the last time, or a free one.
     pub async fn acquire(&self, previous: Dual<IpNetwork>) -> Result<Owned, KeeperError> {
+        let mut machine = self.settings.machine.as_deref();
         for _ in 0..TRIES {
             let snapshot = self.store.list().await?;
-            let owned = match self.own_record(&snapshot) {
+            let owned = match self.own_record(&snapshot, machine) {
                 Some(own) if !self.holds(&Holding::of(&own.record.value)) => {
-                    self.claim(&own, previous).await?
+                    match self.claim(&own, previous).await {
+                        Err(KeeperError::Rival { subnets, .. }) if own.by_machine => {
+                            tracing::info!(subnet = %subnets, "that is a copy of this machine's, which is alive: this one needs a lease of its own");
+                            machine = None;
+                            None
+                        }
+                        outcome => outcome?,
+                    }
                 }
                 Some(own) if own.is_good => self.take_over(own).await?,
                 Some(own) => self.convert(&snapshot, &own, previous).await?,
@@ -215,7 +225,7 @@ impl Keeper {
     }
 
     fn value(&self, lease: &Lease) -> String {
-        holder::held(&lease.encode(), &self.settings.holder)
+        holder::held(&lease.encode(), &self.settings.holder, self.settings.machine.as_deref())
     }
 
     fn owned(&self, lease: Lease, held: Held, reserved: bool, asked: Instant) -> Owned {

@@ -20,11 +20,15 @@ pub(super) struct Own<'a> {
     pub(super) subnets: Dual<IpNetwork>,
     /// Whether it can be used as it is.
     pub(super) is_good: bool,
+    /// Nothing but the machine's name says that it is this node's.
+    pub(super) by_machine: bool,
 }
 
 impl Keeper {
-    /// The record that this address has, or that this host has under another address, if a subnet of it is one that is handed out; a good one before others.
-    pub(super) fn own_record<'a>(&self, snapshot: &'a Snapshot) -> Option<Own<'a>> {
+    /// The record that this address has, or that this host has under another address, or this machine had before it was started again, if a
+    /// subnet of it is one that is handed out; a good one before others. An address counts for more than a machine's name: if another host is
+    /// alive that has it, that must be found out.
+    pub(super) fn own_record<'a>(&self, snapshot: &'a Snapshot, machine: Option<&str>) -> Option<Own<'a>> {
         let (records, network) = (&snapshot.records, &self.settings.network);
         let fits = |(family, subnet): (Family, &IpNetwork)| {
             network.pools.get(family).is_some_and(|pool| pool.hands_out(*subnet))
@@ -32,11 +36,16 @@ impl Keeper {
         let own = records.iter().filter_map(|record| {
             let lease = Lease::decode(&record.key, &record.value).ok()?;
             let is_good = network.hands_out(&lease.subnets) && older_owner(records, record).is_none();
-            let same = Holding::of(&record.value).holder.as_ref() == Some(&self.settings.holder);
-            let ours = (same || lease.is_of(&self.settings.public)) && lease.subnets.iter().any(fits);
-            ours.then_some(Own { record, subnets: lease.subnets, is_good })
+            let holding = Holding::of(&record.value);
+            let same = holding.holder.as_ref() == Some(&self.settings.holder);
+            let by_machine = !same && !lease.is_of(&self.settings.public);
+            if by_machine && (machine.is_none() || holding.machine.as_deref() != machine) {
+                return None;
+            }
+            let ours = lease.subnets.iter().any(fits);
+            ours.then_some(Own { record, subnets: lease.subnets, is_good, by_machine })
         });
-        own.max_by_key(|own| own.is_good)
+        own.max_by_key(|own| (own.is_good, !own.by_machine))
     }
 
     pub(super) async fn take_over(
@@ -50,7 +59,7 @@ impl Keeper {
         Ok(owned)
     }
 
-    /// Asks whether the holder of a lease with this host's address is alive, and takes it over if it is not. None if something else
+    /// Asks whether the holder of a lease with this host's address or machine is alive, and takes it over if it is not. None if something else
     /// happened to it meanwhile.
     pub(super) async fn claim(
         &self,
@@ -58,7 +67,7 @@ impl Keeper {
         previous: Dual<IpNetwork>,
     ) -> Result<Option<Owned>, KeeperError> {
         let (key, before) = (&own.record.key, Holding::of(&own.record.value));
-        tracing::info!(subnet = %own.subnets, "another host, or this one before it was started anew, holds a lease with this address: is it alive?");
+        tracing::info!(subnet = %own.subnets, "another host, or this one before it was started anew, holds a lease with this address, or of this machine: is it alive?");
         let Some(value) = holder::claimed(&own.record.value, &self.settings.holder) else { return Ok(None) };
         let Some(revision) = self.store.mark(key, &value, own.record.mod_revision).await? else {
             return Ok(None);
@@ -67,7 +76,7 @@ impl Keeper {
         let snapshot = self.store.list().await?;
         let Some(record) = snapshot.records.iter().find(|now| now.key == *key) else { return Ok(None) };
         if record.mod_revision == revision {
-            let own = Own { record, subnets: own.subnets, is_good: own.is_good };
+            let own = Own { record, ..*own };
             return match own.is_good {
                 true => Ok(self.take_over(own).await?),
                 false => self.convert(&snapshot, &own, previous).await,

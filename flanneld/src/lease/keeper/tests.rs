@@ -13,6 +13,7 @@ fn keeper_of(store: &Memory, last: u8, network: &str, holder: &str) -> Keeper {
         network: NetworkConfig::parse(network).unwrap(),
         public: Dual { v4: Some([192, 0, 2, last].into()), v6: format!("fd00::{last}").parse().ok() },
         holder: holder.to_owned(),
+        machine: None,
         backend: Advert::default(),
         ttl: 10,
         margin: Duration::from_secs(3600),
@@ -242,6 +243,36 @@ async fn a_live_holder_keeps_its_lease_and_a_dead_ones_goes_to_its_heir() {
         "10.5.7.0/24".parse().ok()
     );
     assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+/// Started again with another address: nothing but the machine is the same.
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_was_started_again_with_another_address_keeps_its_subnet() {
+    let store = Memory::default();
+    let of_machine = |last, holder: &str| {
+        let mut keeper = keeper_of(&store, last, LARGE, holder);
+        keeper.settings.machine = Some("machine".to_owned());
+        keeper
+    };
+    let before = of_machine(1, "first/1").acquire(Dual::default()).await.unwrap();
+    let (start, again) = (Instant::now(), of_machine(9, "second/1"));
+    let mut owned = again.acquire(Dual::default()).await.unwrap();
+    assert_eq!((owned.lease.subnets, start.elapsed()), (before.lease.subnets, CLAIM));
+    let records = store.list().await.unwrap().records;
+    let value = String::from_utf8(records[0].value.clone()).unwrap();
+    assert!(records.len() == 1 && value.starts_with(r#"{"PublicIP":"192.0.2.9""#), "{value}");
+
+    // A copy of the machine finds out that it is one, and is told of no rival.
+    let mut events = store.watch(owned.held.mod_revision).await.unwrap();
+    let copy = of_machine(5, "copy/1");
+    let copy = tokio::spawn(async move { copy.acquire(Dual::default()).await });
+    let (seen, _) = events.next().await.unwrap().unwrap();
+    let Event::Put(record) = &seen[0] else { panic!("{seen:?}") };
+    assert!(again.answer(&mut owned, &Holding::of(&record.value), record.mod_revision));
+    let owned = again.renew(&owned).await.unwrap().unwrap();
+    let copy = copy.await.unwrap().unwrap();
+    assert_ne!(copy.lease.subnets, owned.lease.subnets);
+    assert!(again.renew(&owned).await.unwrap().is_some(), "nothing was lost");
 }
 
 #[tokio::test]
