@@ -149,8 +149,16 @@ fn without_forward_rules_networks_are_not_kept_apart() {
     }
 }
 
+/// Whether the kernel's programs carry what goes out and what comes in, of the first host's networks.
+fn fast(scene: &Scene) -> [[u64; 2]; 2] {
+    let feature = |network: usize, name| {
+        scene.daemons[network][0].metric(&format!(r#"flannel_datapath_feature{{feature="{name}"}}"#))
+    };
+    [0, 1].map(|network| ["FastOut", "FastIn"].map(|name| feature(network, name)))
+}
+
 /// While pods of one network talk, all happens to the other's flanneld on one of the hosts that may happen.
-fn one_leaves_the_other_alone(configs: [&str; 2], flags: &'static [&'static str], names: [&str; 2]) {
+fn one_leaves_the_other_alone(configs: [&str; 2], flags: &'static [&'static str], names: [&str; 2]) -> Scene {
     let mut scene = Scene::new(configs, flags);
     for network in [0, 1] {
         let index = usize::from(network);
@@ -178,17 +186,20 @@ fn one_leaves_the_other_alone(configs: [&str; 2], flags: &'static [&'static str]
             within(SOON, "they are kept apart", || !answers(one, other) && !answers(other, one));
         }
     }
+    scene
 }
 
 #[test]
 fn a_restart_of_one_costs_the_other_no_packet() {
-    one_leaves_the_other_alone(UDP, &[], ["flannel0", "flannel1"]);
+    let scene = one_leaves_the_other_alone(UDP, &[], ["flannel0", "flannel1"]);
+    assert_eq!(fast(&scene), [[0, 0], [0, 0]]);
 }
 
 /// The interface has room for one network's programs: what comes in for the other one goes by way of its flanneld.
 #[test]
 fn a_restart_of_one_costs_the_other_no_packet_on_the_fast_path() {
-    one_leaves_the_other_alone(UDP, &["--fast-path=on"], ["flannel0", "flannel1"]);
+    let scene = one_leaves_the_other_alone(UDP, &["--fast-path=on"], ["flannel0", "flannel1"]);
+    assert_eq!(fast(&scene), [[1, 1], [1, 0]]);
 }
 
 #[test]
