@@ -74,6 +74,8 @@ fn flannel() -> Result<Image> {
     image.entrypoint = vec!["/opt/bin/flanneld".into()];
     image.files.push(("opt/bin/flanneld".into(), binary("flanneld")?));
     image.files.push(("opt/bin/flannel".into(), binary("flannel")?));
+    // flanneld does what flannel's script of this name does, if it is called by it.
+    image.links.push(("opt/bin/mk-docker-opts.sh".into(), "flanneld".into()));
     image.files.push(("usr/sbin/nft".into(), NFT.into()));
     for library in libraries(NFT)? {
         let inside = library.to_string_lossy().trim_start_matches('/').to_owned();

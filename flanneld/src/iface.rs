@@ -8,6 +8,7 @@ use regex_lite::Regex;
 
 use crate::config::{Given, IfaceChoice};
 use crate::family::{Dual, Family};
+use crate::owner::DEVICES;
 
 /// The interface and addresses by which other nodes are reached and reach this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,9 +31,6 @@ pub struct Wanted<'a> {
     /// Addresses that are used already: they stay those that are used, as long as the interface has them.
     pub used: &'a Dual<IpAddr>,
 }
-
-/// How the names of flannel's own devices begin.
-const DEVICES: &str = "flannel";
 
 /// What of the host is looked at.
 struct Host {
@@ -224,6 +222,7 @@ mod tests {
             mac: Vec::new(),
             kind: None,
             master: None,
+            alias: None,
         };
         let address = |(index, net, standing): &(u32, &str, Standing)| Address {
             index: *index,

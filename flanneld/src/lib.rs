@@ -21,6 +21,7 @@ pub mod logging;
 pub mod look;
 pub mod masquerade;
 pub mod notify;
+pub mod owner;
 pub mod path_mtu;
 pub mod route;
 pub mod subnet_env;

@@ -29,6 +29,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// The bridge it belongs to.
     pub master: Option<u32>,
+    /// What somebody wrote on it (`ip link set … alias`).
+    pub alias: Option<String>,
 }
 
 impl Link {
@@ -48,6 +50,7 @@ impl From<LinkMessage> for Link {
             mac: Vec::new(),
             kind: None,
             master: None,
+            alias: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -55,6 +58,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(mac) => link.mac = mac,
                 LinkAttribute::Controller(master) => link.master = Some(master),
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::LinkInfo(infos) => link.kind = infos.into_iter().find_map(kind),
                 _ => {}
             }
@@ -161,6 +165,12 @@ impl Netlink {
     /// Gives a link a hardware address.
     pub async fn set_mac(&self, index: u32, mac: [u8; 6]) -> Result<()> {
         self.set(index, "set the address of", LinkUnspec::new_with_index(index).address(mac.to_vec())).await
+    }
+
+    /// Writes something on a link, of at most 255 bytes.
+    pub async fn set_alias(&self, index: u32, alias: &str) -> Result<()> {
+        let alias = LinkAttribute::IfAlias(alias.to_owned());
+        self.set(index, "label", LinkUnspec::new_with_index(index).append_extra_attribute(alias)).await
     }
 
     /// Renames a link, which must be down.

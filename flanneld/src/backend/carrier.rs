@@ -27,6 +27,7 @@ use crate::iface::{self, External, Wanted};
 use crate::lease::features::Feature;
 use crate::lease::key::{Advert, Lease};
 use crate::look::status as told;
+use crate::owner::Owner;
 use crate::route::Table;
 
 /// What every link of IPv6 must take in one piece (RFC 8200 section 5).
@@ -93,49 +94,62 @@ impl Carrier {
         network: &NetworkConfig,
         external: External,
         (options, meters): (udp::Options, Meters),
+        owner: Owner,
         leases: Vec<Lease>,
     ) -> Result<Carrier> {
+        owner.check_networks(&netlink).await?;
         let way = match &network.backend {
             BackendKind::Udp { port, mtu } => {
                 let address = SocketAddr::new(ipv4_of(&external)?.into(), *port);
+                let devices = udp::devices(&netlink, &owner, udp::device).await?;
                 Way::Udp(Box::new(Tunnel {
                     inner: Some(Family::V4),
                     mtu: udp::mtu(&external, *mtu),
                     outer_mtu: *mtu,
-                    fast: FastPath::load(options.fast, &external.link, &meters),
-                    ..Tunnel::new(udp::DEVICE, address, options, meters)
+                    fast: FastPath::load(options.fast, &external.link, &meters, &owner),
+                    ..Tunnel::new((devices, owner.clone()), address, options, meters)
                 }))
             }
             BackendKind::Wireguard(wanted) => {
                 let node = wireguard::Node::new(wanted.clone(), network.networks())?;
-                match node.is_in_kernel(&netlink, options.wireguard).await? {
-                    true => Way::KernelWireguard(node.devices(), node),
-                    false => Way::Wireguard(tunnels(&node, &external, options, &meters)?, node),
+                match node.is_in_kernel(&netlink, options.wireguard, &owner).await? {
+                    true => Way::KernelWireguard(node.devices(&netlink, &owner).await?, node),
+                    false => {
+                        let mut tunnels = Vec::new();
+                        for lane in &node.lanes {
+                            let devices = udp::devices(&netlink, &owner, lane.device).await?;
+                            let listen = lane.listen(&external)?;
+                            tunnels.push(Tunnel {
+                                inner: lane.inner,
+                                mtu: node.mtu(&external),
+                                wireguard: Some(node.wireguard()),
+                                ..Tunnel::new((devices, owner.clone()), listen, options, meters.clone())
+                            });
+                        }
+                        Way::Wireguard(tunnels, node)
+                    }
                 }
             }
             BackendKind::Vxlan(options) => {
                 let last = leases.iter().find(|lease| lease.is_of(&external.public));
-                let mut macs = Dual::default();
-                if network.pools.v4.is_some() {
-                    macs.v4 = Some(vxlan::choose_mac(&netlink, options, Family::V4, last).await?);
-                }
-                if network.pools.v6.is_some() {
-                    macs.v6 = Some(vxlan::choose_mac(&netlink, options, Family::V6, last).await?);
-                }
-                Way::Vxlan(vxlan::Devices { options: *options, external: external.clone(), macs })
+                let families = network.pools.iter().map(|(family, _)| family).collect::<Vec<_>>();
+                let whose = (owner.clone(), external.clone());
+                Way::Vxlan(vxlan::Devices::prepare(&netlink, *options, whose, &families, last).await?)
             }
             BackendKind::HostGw => {
                 host_gw::check(&external)?;
                 Way::HostGw
             }
             BackendKind::Ipip(options) => {
-                Way::Ipip(ipip::Device { options: *options, external: external.clone() })
+                owner.device(&netlink, ipip::DEVICE, ipip::REMEDY).await?;
+                let (owner, external) = (owner.clone(), external.clone());
+                Way::Ipip(ipip::Device { options: *options, owner, external })
             }
             BackendKind::Extension(options) => Way::Extension(Extension::prepare(options.clone()).await?),
             BackendKind::Alloc => Way::Nothing,
         };
         if !matches!(&way, Way::Udp(tunnel) if tunnel.fast.is_some()) {
-            fast::remove(&netlink, external.link.index).await?;
+            fast::remove(&netlink, external.link.index, &owner).await?;
         }
         let carrier = Carrier {
             leases: leases.into_iter().filter(|lease| !lease.is_of(&external.public)).collect(),
@@ -209,13 +223,13 @@ impl Carrier {
     pub fn told(&self) -> (told::Interface, told::Network) {
         // Of two tunnels the one of IPv4.
         let tunnel = self.way.tunnels().first();
-        let (port, device) = tunnel.map(|it| (it.address.port(), it.device.to_owned())).unzip();
+        let (port, device) = tunnel.map(|it| (it.address.port(), it.device().to_owned())).unzip();
         let (backend, port, device) = match &self.way {
             Way::Udp(_) => ("udp", port, device),
             Way::Wireguard(..) => (wireguard::TYPE, port, device),
-            Way::KernelWireguard(_, node) => {
-                let lane = node.lanes.first();
-                (wireguard::TYPE, lane.map(|lane| lane.port), lane.map(|lane| lane.device.to_owned()))
+            Way::KernelWireguard(devices, node) => {
+                let port = node.lanes.first().map(|lane| lane.port);
+                (wireguard::TYPE, port, devices.first().map(|device| device.name.clone()))
             }
             Way::Vxlan(vxlan) => {
                 (vxlan::TYPE, Some(vxlan.options.port), Some(vxlan.options.device(Family::V4)))
@@ -481,24 +495,6 @@ impl Carrier {
         let networks = addresses.into_iter().map(|address| address.net);
         Ok(networks.filter(|net| !net.ip().is_unspecified()).collect())
     }
-}
-
-/// Those in which flanneld itself seals packets, one for each lane.
-fn tunnels(
-    node: &wireguard::Node,
-    external: &External,
-    options: udp::Options,
-    meters: &Meters,
-) -> Result<Vec<Tunnel>> {
-    let tunnel = |lane: &wireguard::Lane| {
-        Ok(Tunnel {
-            inner: lane.inner,
-            mtu: node.mtu(external),
-            wireguard: Some(node.wireguard()),
-            ..Tunnel::new(lane.device, lane.listen(external)?, options, meters.clone())
-        })
-    };
-    node.lanes.iter().map(tunnel).collect()
 }
 
 /// IPIP is of IPv4 only; a network without it is refused when it is read.

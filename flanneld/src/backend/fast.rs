@@ -8,14 +8,14 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use hostnet::program::Hook;
+use hostnet::program::{Classifier, Hook};
 use hostnet::{Link, Netlink};
 use ipnetwork::Ipv4Network;
 
-use super::udp::DEVICE;
 use crate::datapath::counters::Meters;
 use crate::datapath::fast::{Neighbour, Place, Program, Programs};
 use crate::datapath::path::Feature;
+use crate::owner::{DEVICES, Owner};
 
 /// The kind of an interface that leads to another namespace.
 const VETH: &str = "veth";
@@ -51,6 +51,7 @@ impl FromStr for Wanted {
 /// See the module.
 pub struct FastPath {
     programs: Programs,
+    owner: Owner,
     meters: Meters,
     told: Option<Told>,
     /// Where the programs were told to find packets; none: what was told last is not in their maps yet.
@@ -74,6 +75,8 @@ enum Inbound {
     Driver,
     /// By way of flanneld: the driver takes no program, or has somebody else's.
     User,
+    /// By way of flanneld: another network of this host has its programs at the interface, where there is room for one.
+    Others,
 }
 
 fn loaded(wanted: Wanted, external: &Link) -> Option<Programs> {
@@ -99,14 +102,21 @@ fn loaded(wanted: Wanted, external: &Link) -> Option<Programs> {
 
 impl FastPath {
     /// Loads the programs, if they are wanted and the kernel takes them; says why not.
-    pub fn load(wanted: Wanted, external: &Link, meters: &Meters) -> Option<FastPath> {
+    pub fn load(wanted: Wanted, external: &Link, meters: &Meters, owner: &Owner) -> Option<FastPath> {
         let Some(programs) = loaded(wanted, external) else {
             announce(meters, false, false);
             return None;
         };
         meters.set_fast(programs.carried());
-        let meters = meters.clone();
-        Some(FastPath { programs, meters, told: None, place: None, attached: None, inbound: Inbound::User })
+        Some(FastPath {
+            programs,
+            owner: owner.clone(),
+            meters: meters.clone(),
+            told: None,
+            place: None,
+            attached: None,
+            inbound: Inbound::User,
+        })
     }
 
     /// Takes over the leases; [`FastPath::ensure`] tells the programs.
@@ -133,13 +143,18 @@ impl FastPath {
         }
         let programs = &self.programs;
         let number = |program| programs.program(program).map(|(number, _)| number);
-        let there = async |link, hook| {
-            hostnet::Result::Ok(netlink.classifier(link, hook).await?.map(|classifier| classifier.program))
-        };
-        let right = there(place.device, Hook::Egress).await? == number(Program::Out)
-            && there(place.underlay, Hook::Ingress).await? == number(Program::In)
-            && (self.inbound == Inbound::User
-                || netlink.driver_program(place.underlay).await? == number(Program::Driver));
+        let outbound = netlink.classifier(place.device, Hook::Egress).await?;
+        let inbound = netlink.classifier(place.underlay, Hook::Ingress).await?;
+        let is = |there: &Option<Classifier>, program| there.as_ref().map(|c| c.program) == number(program);
+        let right = is(&outbound, Program::Out)
+            && match self.inbound {
+                Inbound::Others => Ours::is_others(inbound.as_ref(), &self.owner),
+                Inbound::User => is(&inbound, Program::In),
+                Inbound::Driver => {
+                    is(&inbound, Program::In)
+                        && netlink.driver_program(place.underlay).await? == number(Program::Driver)
+                }
+            };
         if right { Ok(()) } else { self.attach(netlink, place).await }
     }
 
@@ -148,18 +163,24 @@ impl FastPath {
         if let Some(before) = self.attached.replace(place.underlay).filter(|before| *before != place.underlay)
         {
             // It may be gone with all that it had.
-            let _ = remove(netlink, before).await;
+            let _ = remove(netlink, before, &self.owner).await;
         }
         let program = |program| programs.program(program).context("a program is gone from the kernel");
         let (driver, (_, inbound), (_, outbound)) =
             (program(Program::Driver)?, program(Program::In)?, program(Program::Out)?);
+        netlink.set_classifier(place.device, Hook::Egress, "flannel_out", outbound).await?;
         let before = netlink.classifier(place.underlay, Hook::Ingress).await?;
+        if Ours::is_others(before.as_ref(), &self.owner) {
+            self.inbound = Inbound::Others;
+            tracing::info!("what comes in does not take the fast path: the interface has another network's");
+            announce(&self.meters, true, false);
+            return Ok(());
+        }
         let ours = Ours::read(before.as_ref().map_or("", |classifier| &classifier.name));
         // The one that hands on what the driver lets through comes first, and says whose the program in the driver is.
         let there = netlink.driver_program(place.underlay).await?;
-        let name = ours.and(there, driver.0).name();
+        let name = ours.and(there, driver.0).name(&self.owner);
         netlink.set_classifier(place.underlay, Hook::Ingress, &name, inbound).await?;
-        netlink.set_classifier(place.device, Hook::Egress, "flannel_out", outbound).await?;
         self.inbound = match put_into_driver(netlink, place.underlay, driver, &ours).await {
             Ok(()) => Inbound::Driver,
             Err(error) => {
@@ -209,8 +230,8 @@ pub fn leads_to_a_wire(link: &Link) -> bool {
     link.kind.as_ref().is_none_or(|kind| OVER_A_WIRE.contains(&kind.as_str()))
 }
 
-/// Programs in a driver that flanneld put there: their numbers, as the name of the classifier at the same interface has them. To ask the
-/// kernel whose a program is, one would need more rights than to load one.
+/// Programs in a driver that this flanneld put there: their numbers, as the name of the classifier at the same interface has them, with whose
+/// it is. To ask the kernel whose a program is, one would need more rights than to load one.
 #[derive(Debug, PartialEq, Eq)]
 struct Ours(Vec<u32>);
 
@@ -228,8 +249,14 @@ impl Ours {
         Ours(there.into_iter().chain([number]).collect())
     }
 
-    fn name(&self) -> String {
-        self.0.iter().fold(Ours::NAME.to_owned(), |name, number| format!("{name} {number}"))
+    fn name(&self, owner: &Owner) -> String {
+        let numbers = self.0.iter().fold(Ours::NAME.to_owned(), |name, number| format!("{name} {number}"));
+        format!("{numbers} {}", owner.word())
+    }
+
+    /// Whether a classifier is another flanneld's.
+    fn is_others(there: Option<&Classifier>, owner: &Owner) -> bool {
+        there.is_some_and(|there| owner.is_others(there.name.split_whitespace().last()))
     }
 }
 
@@ -247,9 +274,11 @@ async fn put_into_driver(
     }
 }
 
-/// Takes away what an earlier flanneld attached.
-pub async fn remove(netlink: &Netlink, underlay: u32) -> Result<()> {
-    if let Some(inbound) = netlink.classifier(underlay, Hook::Ingress).await? {
+/// Takes away what an earlier flanneld of this network attached.
+pub async fn remove(netlink: &Netlink, underlay: u32, owner: &Owner) -> Result<()> {
+    if let Some(inbound) = netlink.classifier(underlay, Hook::Ingress).await?
+        && !Ours::is_others(Some(&inbound), owner)
+    {
         if netlink.driver_program(underlay).await?.is_some_and(|it| Ours::read(&inbound.name).0.contains(&it))
         {
             netlink.delete_driver_program(underlay).await?;
@@ -257,7 +286,9 @@ pub async fn remove(netlink: &Netlink, underlay: u32) -> Result<()> {
         }
         netlink.delete_classifier(underlay, Hook::Ingress).await?;
     }
-    if let Some(device) = netlink.link_by_name(DEVICE).await? {
+    let links = netlink.links().await?;
+    let ours = |link: &&Link| link.name.starts_with(DEVICES) && !owner.is_others(link.alias.as_deref());
+    for device in links.iter().filter(ours) {
         netlink.delete_classifier(device.index, Hook::Egress).await?;
     }
     Ok(())
@@ -266,18 +297,24 @@ pub async fn remove(netlink: &Netlink, underlay: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::family::Dual;
 
     #[test]
     fn the_programs_in_the_driver_are_known_by_the_classifiers_name() {
-        let first = Ours::read("").and(None, 7);
-        assert_eq!(first.name(), "flannel_in 7");
-        let second = Ours::read(&first.name()).and(Some(7), 9);
-        assert_eq!(second.name(), "flannel_in 7 9");
-        let both = Ours::read(&second.name());
+        let [owner, other] = ["/a.env", "/b.env"].map(|file| Owner::new(file.as_ref(), Dual::default()));
+        let first = Ours::read("").and(None, 7).name(&owner);
+        assert_eq!(first, "flannel_in 7 flanneld:/a.env");
+        let second = Ours::read(&first).and(Some(7), 9).name(&owner);
+        assert_eq!(second, "flannel_in 7 9 flanneld:/a.env");
+        let both = Ours::read(&second);
         assert_eq!(both.and(Some(7), 12), Ours(vec![7, 12]), "the second came no further");
         assert_eq!(both.and(Some(9), 12), Ours(vec![9, 12]));
         assert_eq!(both.and(Some(9), 9), Ours(vec![9]), "put back");
         assert_eq!(both.and(Some(5), 9), Ours(vec![9]), "somebody else's");
         assert_eq!(Ours::read("somebody's 7"), Ours(vec![]));
+        let there = |name: String| Some(Classifier { program: 7, name });
+        assert!(Ours::is_others(there(first.clone()).as_ref(), &other));
+        assert!(!Ours::is_others(there(first).as_ref(), &owner));
+        assert!(!Ours::is_others(there("flannel_in 7".into()).as_ref(), &other), "of an earlier version");
     }
 }

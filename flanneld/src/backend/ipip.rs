@@ -17,11 +17,15 @@ use crate::config::network::{BadNetwork, get};
 use crate::family::{Dual, Family};
 use crate::iface::External;
 use crate::lease::key::{Half, Lease};
+use crate::owner::Owner;
 
 /// What leases call it, and what the kernel calls such devices.
 pub const TYPE: &str = "ipip";
 /// The device's name, as flannel has it.
 pub const DEVICE: &str = "flannel.ipip";
+/// Where another network of this host has the device.
+pub const REMEDY: &str =
+    "the kernel has one such device for an address, so use another backend for this network";
 /// The outer IPv4 header.
 const OVERHEAD: u32 = 20;
 
@@ -52,6 +56,8 @@ impl Options {
 pub struct Device {
     /// The network's.
     pub options: Options,
+    /// Whose it is.
+    pub owner: Owner,
     /// The interface below.
     pub external: External,
 }
@@ -67,7 +73,7 @@ impl Device {
         let local = self.external.address.ipv4();
         let local = local.with_context(|| format!("{} has no IPv4 address", self.external.link.name))?;
         let wanted = Ipip { local, remote: None };
-        if let Some(link) = netlink.link_by_name(DEVICE).await?
+        if let Some(link) = self.owner.device(netlink, DEVICE, REMEDY).await?
             && (link.kind.as_deref() != Some(TYPE) || netlink.ipip(DEVICE).await? != Some(wanted))
         {
             tracing::info!(device = DEVICE, "the device is not as it should be; making it anew");
@@ -80,6 +86,7 @@ impl Device {
                 netlink.link_by_name(DEVICE).await?.with_context(|| format!("{DEVICE} vanished"))?
             }
         };
+        self.owner.mark(netlink, &link, Family::V4).await?;
         if link.mtu != self.mtu() {
             netlink.set_mtu(link.index, self.mtu()).await?;
         }
@@ -143,9 +150,14 @@ mod tests {
             mac: Vec::new(),
             kind: None,
             master: None,
+            alias: None,
         };
         let ip = Dual::only_v4([192, 0, 2, 1].into());
-        Device { options: Options { direct_routing }, external: External { link, address: ip, public: ip } }
+        let (owner, external) = (
+            Owner::new("/run/flannel/subnet.env".as_ref(), Dual::default()),
+            External { link, address: ip, public: ip },
+        );
+        Device { options: Options { direct_routing }, owner, external }
     }
 
     #[test]

@@ -10,9 +10,8 @@ use hostnet::{Kind, Netlink, Route};
 use ipnetwork::IpNetwork;
 
 use crate::family::{Dual, Family, host};
+use crate::owner::DEVICES;
 
-/// How the names of flannel's devices begin, whatever the backend.
-const DEVICES: &str = "flannel";
 /// Behind all other routes: where there is no better one, packets to pods are refused and do not leave in clear.
 const REFUSE_METRIC: u32 = 4_294_967_295;
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use hostnet::{Netlink, sysctl};
 use ipnetwork::IpNetwork;
 
@@ -15,18 +15,21 @@ use crate::datapath::engine::{Engine, Parts, Voice};
 use crate::datapath::fast::{Neighbour, Place};
 use crate::datapath::pass::Given;
 use crate::datapath::path::Level;
-use crate::datapath::tun::Tun;
+use crate::datapath::tun::{Tun, TunError};
 use crate::datapath::udp::Udp;
 use crate::datapath::wireguard::Wireguard;
 use crate::family::{Dual, Family};
 use crate::iface::External;
 use crate::lease::features::{Feature, Features};
 use crate::lease::key::Lease;
+use crate::owner::{self, Owner};
 use crate::path_mtu;
 use crate::route::Handle;
 
-/// The device's name, as flannel has it.
-pub const DEVICE: &str = "flannel0";
+/// The device's name, as flannel has it: it counts the networks of a host from 0 on.
+pub fn device(network: usize) -> String {
+    format!("flannel{network}")
+}
 /// The outer IPv4 and UDP headers.
 const OVERHEAD: u32 = 28;
 /// The least outer MTU: that which each host has to take (RFC 791 section 3.2).
@@ -83,8 +86,10 @@ impl Options {
 
 /// A tunnel of our own: a device, a socket, and the data path between them. The wireguard backend has one as well.
 pub struct Tunnel {
-    /// The device's name.
-    pub device: &'static str,
+    /// Whose the device is.
+    pub owner: Owner,
+    /// Names that it may have, the likeliest first; one only once it is there.
+    pub devices: Vec<String>,
     /// The family of the pods' packets in it; none: both.
     pub inner: Option<Family>,
     /// Where the socket listens.
@@ -113,9 +118,15 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// One that carries nothing yet, of no MTU.
-    pub fn new(device: &'static str, address: SocketAddr, options: Options, meters: Meters) -> Tunnel {
+    pub fn new(
+        (devices, owner): (Vec<String>, Owner),
+        address: SocketAddr,
+        options: Options,
+        meters: Meters,
+    ) -> Tunnel {
         Tunnel {
-            device,
+            devices,
+            owner,
             inner: None,
             address,
             mtu: 0,
@@ -147,13 +158,19 @@ impl Tunnel {
         let (tun, udp) = match self.given.take() {
             Some(Given { alone, queues, sockets }) => {
                 let udp = Udp::adopt(sockets, level, meters.path.clone());
-                (Tun::adopt(self.device, (alone, queues), level, &meters.path)?, udp)
+                let tun = Tun::adopt(self.device(), (alone, queues), level, &meters.path)?;
+                self.devices.truncate(1);
+                (tun, udp)
             }
             None => {
                 let udp = Udp::bind(address, queues, level, meters.path.clone()).with_context(|| {
-                    format!("cannot listen on UDP {address}: does another flanneld run on this host?")
+                    format!(
+                        "cannot listen on UDP {address}: does another flanneld run on this host? Each of its networks needs a port of its own \
+                         ({} of its Backend)",
+                        if self.wireguard.is_some() { "ListenPort" } else { "Port" }
+                    )
                 })?;
-                (Tun::open(self.device, queues, level, &meters.path)?, udp)
+                (self.open(queues)?, udp)
             }
         };
         if self.wireguard.is_none() {
@@ -166,6 +183,24 @@ impl Tunnel {
             own.ipv4().filter(|_| self.wireguard.is_none()).and_then(|own| self.search(own, engine.voice()));
         self.engine = Some(engine);
         Ok(())
+    }
+
+    /// Attaches to the first device that no other process has.
+    fn open(&mut self, queues: usize) -> Result<Tun, TunError> {
+        let mut outcome = Err(TunError::Name(String::new()));
+        for name in &self.devices {
+            outcome = Tun::open(name, queues, self.options.level, &self.meters.path);
+            if !matches!(outcome, Err(TunError::Busy(_))) {
+                self.devices = vec![name.clone()];
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// The device's name, or the likeliest.
+    pub fn device(&self) -> &str {
+        self.devices.first().map_or("", String::as_str)
     }
 
     fn search(&self, own: Ipv4Addr, voice: Voice) -> Option<path_mtu::Task> {
@@ -189,8 +224,10 @@ impl Tunnel {
 
     /// The kernel's programs are where they should be and know what they should, once the device is there.
     pub async fn ensure_fast(&mut self, netlink: &Netlink, external: &External) -> Result<()> {
-        let Some(fast) = &mut self.fast else { return Ok(()) };
-        let Some(device) = netlink.link_by_name(self.device).await? else { return Ok(()) };
+        if self.fast.is_none() {
+            return Ok(());
+        }
+        let Some(device) = netlink.link_by_name(self.device()).await? else { return Ok(()) };
         let SocketAddr::V4(address) = self.address else { return Ok(()) };
         let place = Place {
             address: *address.ip(),
@@ -200,14 +237,20 @@ impl Tunnel {
             mtu: self.mtu,
             wire: fast::leads_to_a_wire(&external.link),
         };
-        fast.ensure(netlink, place).await
+        match &mut self.fast {
+            Some(fast) => fast.ensure(netlink, place).await,
+            None => Ok(()),
+        }
     }
 
     /// Brings the device into the wanted state; its index.
     pub async fn ensure(&self, netlink: &Netlink, own: &Dual<IpNetwork>) -> Result<u32> {
-        let (name, own) = (self.device, own.only(self.inner));
-        ensure!(!own.is_empty(), "{name} carries packets of a family that the lease has no subnet of");
+        let (name, own) = (self.device(), own.only(self.inner));
+        let Some((family, _)) = own.iter().next() else {
+            bail!("{name} carries packets of a family that the lease has no subnet of")
+        };
         let link = netlink.link_by_name(name).await?.with_context(|| format!("{name} is gone"))?;
+        self.owner.mark(netlink, &link, family).await?;
         if link.mtu != self.mtu {
             netlink.set_mtu(link.index, self.mtu).await?;
         }
@@ -227,4 +270,16 @@ impl Tunnel {
         sysctl::set(&format!("net/ipv4/conf/{name}/accept_local"), "1")?;
         Ok(link.index)
     }
+}
+
+/// The names of devices that a tunnel of this owner may have, by how they are counted: the one that bears its label, else those that nobody
+/// has.
+pub async fn devices(netlink: &Netlink, owner: &Owner, name: fn(usize) -> String) -> Result<Vec<String>> {
+    let links = netlink.links().await?;
+    let label = |n| links.iter().find(|link| link.name == name(n))?.alias.as_deref();
+    let chosen = owner.choose((0..owner::MOST).map(label));
+    if chosen.is_empty() {
+        bail!("{} to {} are devices of other flannelds on this host", name(0), name(owner::MOST - 1));
+    }
+    Ok(chosen.into_iter().map(name).collect())
 }

@@ -19,9 +19,12 @@ use crate::config::network::{BadNetwork, get};
 use crate::family::{Dual, Family};
 use crate::iface::External;
 use crate::lease::key::{Advert, Half, Lease};
+use crate::owner::Owner;
 
 /// What leases call it.
 pub const TYPE: &str = "vxlan";
+/// Where another network of this host has the device.
+pub const REMEDY: &str = "give this network another VNI";
 /// The outer IPv4, UDP and VXLAN headers and the inner Ethernet header.
 const OVERHEAD: u32 = 50;
 /// The same with an outer IPv6 header. Go flannel reckons with 50 here, too, so that each of its full packets becomes two fragments.
@@ -97,7 +100,7 @@ impl Options {
 }
 
 /// A family's hardware address: that of the device that is there, else that of the lease of the last time, else one by chance.
-pub async fn choose_mac(
+async fn choose_mac(
     netlink: &Netlink,
     options: &Options,
     family: Family,
@@ -123,6 +126,8 @@ pub async fn choose_mac(
 pub struct Devices {
     /// The network's.
     pub options: Options,
+    /// Whose they are.
+    pub owner: Owner,
     /// The interface below.
     pub external: External,
     /// Their hardware addresses.
@@ -130,6 +135,26 @@ pub struct Devices {
 }
 
 impl Devices {
+    /// Those of these families, before there is a lease; `last` is the own one of the last time. Another network's are refused.
+    pub async fn prepare(
+        netlink: &Netlink,
+        options: Options,
+        (owner, external): (Owner, External),
+        families: &[Family],
+        last: Option<&Lease>,
+    ) -> Result<Devices> {
+        let mut macs = Dual::default();
+        for family in families {
+            owner.device(netlink, &options.device(*family), REMEDY).await?;
+            let mac = Some(choose_mac(netlink, &options, *family, last).await?);
+            match family {
+                Family::V4 => macs.v4 = mac,
+                Family::V6 => macs.v6 = mac,
+            }
+        }
+        Ok(Devices { options, owner, external, macs })
+    }
+
     /// Brings the device of a family into the wanted state, made anew if the kernel can't change the one that is there; its index.
     pub async fn ensure(&self, netlink: &Netlink, subnet: IpNetwork) -> Result<u32> {
         let family = Family::of(subnet.ip());
@@ -145,7 +170,7 @@ impl Devices {
             learning: self.options.learning,
             gbp: self.options.gbp,
         };
-        if let Some(link) = netlink.link_by_name(&name).await?
+        if let Some(link) = self.owner.device(netlink, &name, REMEDY).await?
             && netlink.vxlan(&name).await? != Some(wanted)
         {
             tracing::info!(device = name, "the device is not as it should be; making it anew");
@@ -160,6 +185,7 @@ impl Devices {
                 netlink.link_by_name(&name).await?.with_context(|| format!("{name} vanished"))?
             }
         };
+        self.owner.mark(netlink, &link, family).await?;
         if family == Family::V6 {
             // Every route into it is planned; none is to be believed that comes out of it (RFC 4861).
             sysctl::set(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
@@ -236,6 +262,7 @@ mod tests {
             mac: Vec::new(),
             kind: None,
             master: None,
+            alias: None,
         };
         let address = Dual { v4: "192.0.2.1".parse().ok(), v6: "fd00::1".parse().ok() };
         External { link, address, public: address }
@@ -296,7 +323,8 @@ mod tests {
         let plan = |direct| {
             let options = Options { direct_routing: direct, ..options(&json!({})).unwrap() };
             let macs = Dual { v4: Some([2; 6]), v6: Some([4; 6]) };
-            let devices = Devices { options, external: external(), macs };
+            let owner = Owner::new("/run/flannel/subnet.env".as_ref(), networks);
+            let devices = Devices { options, owner, external: external(), macs };
             let on_link = ["192.0.2.0/24", "fd00::/64"].map(|net| net.parse().unwrap());
             devices.plan(&Dual { v4: Some(9), v6: Some(10) }, &networks, &on_link, &leases)
         };

@@ -197,7 +197,7 @@ pub struct Cli {
     #[arg(long, env = "FLANNELD_IPTABLES_RESYNC", default_value_t = 5, help_heading = "Rules and routes")]
     pub(super) iptables_resync: u64,
 
-    /// Filename where env variables (subnet, MTU, …) will be written to
+    /// Filename where env variables (subnet, MTU, …) will be written to; each network of a host has its own
     #[arg(
         long,
         global = true,

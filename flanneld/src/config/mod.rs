@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use regex_lite::Regex;
 
 use crate::backend::udp;
@@ -18,6 +19,8 @@ use crate::family::{Dual, Family};
 use crate::lease::etcd::Access;
 use crate::lease::kube::Access as KubeAccess;
 use crate::logging;
+use crate::look::status::Manager;
+use crate::owner::Owner;
 pub use cli::Cli;
 
 /// The meaning of the command line.
@@ -58,6 +61,11 @@ impl Config {
     pub fn socket(&self) -> PathBuf {
         socket(&self.subnet_file)
     }
+
+    /// Whose is what this flanneld makes in the kernel for these networks.
+    pub fn owner(&self, networks: Dual<IpNetwork>) -> Owner {
+        Owner::new(&self.subnet_file, networks)
+    }
 }
 
 /// Where leases come from.
@@ -67,6 +75,16 @@ pub enum Leases {
     Etcd(Access),
     /// Kubernetes gives them to its nodes.
     Kube(KubeAccess),
+}
+
+impl Leases {
+    /// Which source that is.
+    pub fn manager(&self) -> Manager {
+        match self {
+            Leases::Etcd(_) => Manager::Etcd,
+            Leases::Kube(_) => Manager::Kubernetes,
+        }
+    }
 }
 
 /// The socket of the flanneld with this subnet file.

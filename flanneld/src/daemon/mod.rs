@@ -96,7 +96,7 @@ async fn meet(config: &Config) -> Result<Option<Predecessor>> {
 async fn life(config: Config, mut predecessor: Option<Predecessor>) -> Result<Successor> {
     let mut registry = Registry::default();
     let meters = Meters::register(&mut registry);
-    let health = Health::default();
+    let health = Health::of(config.leases.manager());
     let metrics = Metrics::register(&mut registry, &health);
     let (ready, registry) = (Ready::default(), Arc::new(registry));
     let board = Board::new(config.subnet_file.clone(), meters.clone(), ready.clone(), health.clone());
@@ -175,16 +175,17 @@ async fn start(config: &Config, meters: Meters, (board, health): (&Board, Health
     tracing::info!(interface = external.link.name, address = %external.address, public = %external.public, "using interface");
     let follower = source.leases(&network, external.public).await;
     let known = follower.leases().cloned().collect();
-    let carrier =
-        Carrier::prepare(netlink.clone(), &network, external.clone(), (config.datapath, meters), known)
-            .await?;
-    let carrier = carrier.with_blackhole(config.blackhole);
+    let datapath = (config.datapath, meters);
+    let owner = config.owner(network.networks());
+    let carrier = Carrier::prepare(netlink.clone(), &network, external.clone(), datapath, owner, known);
+    let carrier = carrier.await?.with_blackhole(config.blackhole);
     board.netlink(netlink);
     board.facts(carrier.told());
     let settings = Settings {
         network: network.clone(),
         public: external.public,
         holder: holder::this_host(),
+        machine: holder::this_machine(),
         backend: carrier.advert(),
         ttl: config.lease_ttl,
         margin: config.renew_margin,

@@ -222,6 +222,7 @@ impl Node {
             masquerade: self.host.config.ip_masq,
             random_ports: self.host.config.random_ports,
             forward: self.host.config.forward_rules,
+            owner: self.host.config.owner(self.host.network.networks()),
         }
     }
 }

@@ -46,7 +46,7 @@ impl Source {
             }
             Leases::Kube(access) => {
                 let client = Nodes::client(access).await?;
-                let open = async || Nodes::open(client.clone(), access.clone()).await;
+                let open = async || Nodes::open(client.clone(), access.clone(), health.clone()).await;
                 let nodes = until_told("cannot find out which node this is", open).await;
                 tracing::info!(node = nodes.own_name(), "subnets come from Kubernetes' nodes");
                 Ok(Source::Kube(nodes))

@@ -8,11 +8,12 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use super::store::{Events, Held, LeaseStore, Snapshot, StoreError};
-use crate::look::status::EtcdState;
+use crate::look::status::{Manager, ManagerState};
 
 /// What is known of the store; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
+    kind: Manager,
     state: Arc<Mutex<State>>,
     /// How often the watch began anew.
     pub watch_restarts: Counter,
@@ -26,10 +27,16 @@ struct State {
 }
 
 impl Health {
+    /// Of this source, of which nothing is known yet.
+    pub fn of(kind: Manager) -> Health {
+        Health { kind, ..Health::default() }
+    }
+
     /// As it is now.
-    pub fn told(&self, now: Instant) -> EtcdState {
+    pub fn told(&self, now: Instant) -> ManagerState {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        EtcdState {
+        ManagerState {
+            kind: self.kind,
             last_answer: state.answered.map(|at| (now - at).as_secs_f64()),
             error: state.error.as_ref().map(|(text, _)| text.clone()),
             error_for: state.error.as_ref().map(|(_, since)| (now - *since).as_secs_f64()),
@@ -37,7 +44,23 @@ impl Health {
         }
     }
 
-    fn answered(&self) {
+    /// Notes what becomes of a question; one that is dropped counts as silence.
+    pub(super) async fn note<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let mut silence = Silence(Some(self));
+        let answer = answer.await;
+        silence.0 = None;
+        match &answer {
+            Ok(_) => self.answered(),
+            Err(error) => self.failed(error.to_string()),
+        }
+        answer
+    }
+
+    /// It answered, or told news.
+    pub(super) fn answered(&self) {
         self.change(|state| {
             state.answered = Some(Instant::now());
             state.error = None;
@@ -45,14 +68,15 @@ impl Health {
     }
 
     /// It is as old as the first error since the last answer.
-    fn failed(&self, text: String) {
+    pub(super) fn failed(&self, text: String) {
         self.change(|state| {
             let since = state.error.take().map_or_else(Instant::now, |(_, since)| since);
             state.error = Some((text, since));
         });
     }
 
-    fn watching(&self) {
+    /// A watch was begun; another one before is over.
+    pub(super) fn watching(&self) {
         if self.change(|state| std::mem::replace(&mut state.watched, true)) {
             self.watch_restarts.inc();
         }
@@ -85,31 +109,20 @@ impl Observed {
     pub fn new(store: Arc<dyn LeaseStore>, health: Health) -> Observed {
         Observed { store, health }
     }
-
-    async fn note<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let mut silence = Silence(Some(&self.health));
-        let answer = answer.await;
-        silence.0 = None;
-        match &answer {
-            Ok(_) => self.health.answered(),
-            Err(error) => self.health.failed(error.to_string()),
-        }
-        answer
-    }
 }
 
 #[async_trait]
 impl LeaseStore for Observed {
     async fn config(&self) -> Result<Option<String>, StoreError> {
-        self.note(self.store.config()).await
+        self.health.note(self.store.config()).await
     }
 
     async fn list(&self) -> Result<Snapshot, StoreError> {
-        self.note(self.store.list()).await
+        self.health.note(self.store.list()).await
     }
 
     async fn watch(&self, behind: i64) -> Result<Events, StoreError> {
-        let events = self.note(self.store.watch(behind)).await?;
+        let events = self.health.note(self.store.watch(behind)).await?;
         self.health.watching();
         let health = self.health.clone();
         let noted = events.inspect(move |item| match item {
@@ -120,11 +133,11 @@ impl LeaseStore for Observed {
     }
 
     async fn create(&self, key: &str, value: &str, ttl: i64) -> Result<Option<Held>, StoreError> {
-        self.note(self.store.create(key, value, ttl)).await
+        self.health.note(self.store.create(key, value, ttl)).await
     }
 
     async fn renew(&self, key: &str, value: &str, seen: i64, ttl: i64) -> Result<Option<Held>, StoreError> {
-        self.note(self.store.renew(key, value, seen, ttl)).await
+        self.health.note(self.store.renew(key, value, seen, ttl)).await
     }
 
     async fn replace(
@@ -134,11 +147,11 @@ impl LeaseStore for Observed {
         value: &str,
         ttl: i64,
     ) -> Result<Option<Held>, StoreError> {
-        self.note(self.store.replace((old, seen), key, value, ttl)).await
+        self.health.note(self.store.replace((old, seen), key, value, ttl)).await
     }
 
     async fn mark(&self, key: &str, value: &str, seen: i64) -> Result<Option<i64>, StoreError> {
-        self.note(self.store.mark(key, value, seen)).await
+        self.health.note(self.store.mark(key, value, seen)).await
     }
 
     async fn forget(&self, lease_id: i64) {
@@ -184,7 +197,7 @@ mod tests {
         assert_eq!(health.told(Instant::now()).watch_restarts, 0);
         drop(store.watch(0).await.unwrap());
         assert_eq!(health.told(Instant::now()).watch_restarts, 1);
-        let hanging = store.note(std::future::pending::<Result<(), StoreError>>());
+        let hanging = health.note(std::future::pending::<Result<(), StoreError>>());
         let _ = tokio::time::timeout(Duration::from_millis(1), hanging).await;
         assert_eq!(health.told(Instant::now()).error.as_deref(), Some("it does not answer"));
     }

@@ -127,7 +127,7 @@ impl Board {
             interface,
             network,
             lease: own,
-            etcd: health.told(now),
+            subnet_manager: health.told(now),
             path: path(meters),
             totals: [("out", &meters.out), ("in", &meters.into)]
                 .map(|(direction, counters)| (direction.to_owned(), total(counters)))

@@ -1,6 +1,6 @@
 //! The status as people read it. Pure.
 
-use super::status::{EtcdState, Own, PathState, Status, Total};
+use super::status::{ManagerState, Own, PathState, Status, Total};
 
 /// All of it.
 pub fn text(status: &Status) -> String {
@@ -27,19 +27,20 @@ fn head(status: &Status) -> String {
         format!("{}  backend {}{port}{device}  MTU {}", list(&network.networks), network.backend, network.mtu)
     });
     let unknown = || "not known yet".to_owned();
+    let source = status.subnet_manager.kind.to_string();
     let mut rows = vec![
         ("flanneld", format!("{version}  pid {pid}  running for {}  {ready}", span(*uptime))),
         ("interface", interface.unwrap_or_else(unknown)),
         ("network", network.unwrap_or_else(unknown)),
         ("lease", status.lease.as_ref().map_or_else(|| "none: nothing is forwarded".to_owned(), lease)),
-        ("etcd", etcd(&status.etcd)),
+        (source.as_str(), manager(&status.subnet_manager)),
         ("path", path(&status.path)),
         ("file", status.subnet_file.display().to_string()),
     ];
     if status.bad_records > 0 {
         rows.push((
             "damaged",
-            format!("{} records in etcd are left out; the log names them", status.bad_records),
+            format!("{} records in {source} are left out; the log names them", status.bad_records),
         ));
     }
     rows.iter().map(|(name, value)| format!("{name:<11}{value}\n")).collect()
@@ -53,7 +54,7 @@ fn lease(own: &Own) -> String {
     format!("{}  held for {}  {end}", list(&own.subnets), span(own.age))
 }
 
-fn etcd(state: &EtcdState) -> String {
+fn manager(state: &ManagerState) -> String {
     let last = match state.last_answer {
         Some(age) => format!("last answer {} ago", span(age)),
         None => "never answered".to_owned(),
@@ -165,7 +166,7 @@ pub fn span(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::status::{Interface, Network, Peer, PeerTraffic, Way};
+    use super::super::status::{Interface, Manager, Network, Peer, PeerTraffic, Way};
     use super::*;
 
     fn status() -> Status {
@@ -199,7 +200,7 @@ mod tests {
                 ends_in: Some(86_339.0),
                 safe_for: Some(77_699.0),
             }),
-            etcd: EtcdState { last_answer: Some(3.04), ..EtcdState::default() },
+            subnet_manager: ManagerState { last_answer: Some(3.04), ..ManagerState::default() },
             path: PathState {
                 queues: 1,
                 features: [("TunTso".into(), true), ("UdpGro".into(), false)].into(),
@@ -247,18 +248,19 @@ in          0         0       0              none
 
     #[test]
     fn what_is_wrong_stands_out() {
-        let etcd = EtcdState {
+        let subnet_manager = ManagerState {
+            kind: Manager::Kubernetes,
             last_answer: Some(95.0),
-            error: Some("etcd: connection refused".into()),
+            error: Some("the API server: connection refused".into()),
             error_for: Some(90.0),
             watch_restarts: 2,
         };
-        let text = text(&Status { ready: false, lease: None, etcd, bad_records: 2, ..status() });
+        let text = text(&Status { ready: false, lease: None, subnet_manager, bad_records: 2, ..status() });
         for line in [
             "NOT READY",
             "lease      none: nothing is forwarded",
-            "FAILING for 1 min 30 s: etcd: connection refused  last answer 1 min 35 s ago  watch begun anew 2 times",
-            "2 records in etcd are left out",
+            "kubernetes FAILING for 1 min 30 s: the API server: connection refused  last answer 1 min 35 s ago  watch begun anew 2 times",
+            "2 records in kubernetes are left out",
         ] {
             assert!(text.contains(line), "{line}:\n{text}");
         }

@@ -1,6 +1,7 @@
 //! What `flanneld status` tells, as it travels: every length of time in seconds, every size in bytes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -22,12 +23,12 @@ pub struct Status {
     pub subnet_file: PathBuf,
     /// How other nodes are reached; none until it is found.
     pub interface: Option<Interface>,
-    /// What the configuration in etcd says; none until it is read.
+    /// What the network's configuration says; none until it is read.
     pub network: Option<Network>,
     /// The own lease; none while there is none.
     pub lease: Option<Own>,
-    /// How etcd answers.
-    pub etcd: EtcdState,
+    /// How the source of subnets answers.
+    pub subnet_manager: ManagerState,
     /// How packets are moved.
     pub path: PathState,
     /// Packets of all peers by direction, `out` and `in`.
@@ -87,9 +88,28 @@ pub struct Own {
     pub safe_for: Option<f64>,
 }
 
-/// What is known of etcd.
+/// Where subnets come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Manager {
+    /// They are taken in etcd.
+    #[default]
+    Etcd,
+    /// Kubernetes gives them to its nodes.
+    Kubernetes,
+}
+
+impl fmt::Display for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Manager::Etcd { "etcd" } else { "kubernetes" })
+    }
+}
+
+/// What is known of the source of subnets.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct EtcdState {
+pub struct ManagerState {
+    /// Which one it is.
+    pub kind: Manager,
     /// Since it last answered or told news.
     pub last_answer: Option<f64>,
     /// What is wrong with it now.

@@ -14,12 +14,15 @@ use nix::unistd::Pid;
 
 use super::lab::{Lab, endpoint, within};
 
-const HEALTH: &str = "127.0.0.1:8081";
+/// The first network's; the others' are counted from there.
+const HEALTH: u16 = 8081;
 
 /// A flanneld; killed with the value.
 pub struct Flanneld {
     child: Child,
     host: PathBuf,
+    /// Which of its host's networks it carries, from 0 on.
+    pub network: u8,
     /// Its subnet file.
     pub file: PathBuf,
     log: PathBuf,
@@ -43,14 +46,29 @@ impl Flanneld {
         Flanneld::spawn_program(env!("CARGO_BIN_EXE_flanneld"), lab, host, more, variables)
     }
 
+    /// Starts it on a host for another network than the first, which has its configuration at [`prefix`]; does not wait.
+    pub fn spawn_in(lab: &Lab, host: usize, network: u8, more: &[&str]) -> Flanneld {
+        Flanneld::launch(lab, (host, network), Command::new(env!("CARGO_BIN_EXE_flanneld")), more)
+    }
+
     /// Starts it with the fast path on a host without some capabilities (of capabilities(7), without `CAP_`), and waits until it carries packets.
     pub fn start_without(lab: &Lab, host: usize, capabilities: &[&str]) -> Flanneld {
         let without: Vec<String> = capabilities.iter().map(|name| format!("-{name}")).collect();
         let mut command = Command::new("setpriv");
         command.args(["--bounding-set", &without.join(","), env!("CARGO_BIN_EXE_flanneld")]);
-        let daemon = Flanneld::launch(lab, host, command, &["--fast-path=on"]);
+        let daemon = Flanneld::launch(lab, (host, 0), command, &["--fast-path=on"]);
         daemon.wait_ready();
         daemon
+    }
+
+    /// Starts it on a host that was started again: the kernel has another id of this boot, and nothing of what an earlier flanneld wrote is there.
+    pub fn spawn_after_boot(lab: &Lab, host: usize, more: &[&str]) -> Flanneld {
+        let boot = lab.dir.path().join("boot_id");
+        fs::write(&boot, "00000000-0000-4000-8000-000000000002\n").unwrap();
+        let mut command = Command::new("unshare");
+        let replace = r#"mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@""#;
+        command.args(["--mount", "sh", "-c", replace]).arg(boot).arg(env!("CARGO_BIN_EXE_flanneld"));
+        Flanneld::launch(lab, (host, 0), command, more)
     }
 
     /// Starts another program that understands the same flags.
@@ -63,26 +81,27 @@ impl Flanneld {
     ) -> Flanneld {
         let mut command = Command::new(program);
         command.envs(variables.iter().copied());
-        Flanneld::launch(lab, host, command, more)
+        Flanneld::launch(lab, (host, 0), command, more)
     }
 
-    fn launch(lab: &Lab, host: usize, mut command: Command, more: &[&str]) -> Flanneld {
+    fn launch(lab: &Lab, (host, network): (usize, u8), mut command: Command, more: &[&str]) -> Flanneld {
         let ns = lab.hosts[host].ns.path().to_owned();
-        let (file, log) =
-            (lab.dir.path().join(format!("{host}.env")), lab.dir.path().join(format!("{host}.log")));
+        let name = if network == 0 { host.to_string() } else { format!("{host}-{network}") };
+        let [file, log] = ["env", "log"].map(|what| lab.dir.path().join(format!("{name}.{what}")));
         let out = File::options().create(true).append(true).open(&log).unwrap();
         command
-            .args(["--etcd-endpoints", &endpoint(), "--healthz-ip", "127.0.0.1", "--healthz-port", "8081"])
+            .args(["--etcd-endpoints", &endpoint(), "--etcd-prefix", &prefix(network)])
+            .args(["--healthz-ip", "127.0.0.1", "--healthz-port", &health(network).to_string()])
             .args(["--ip-masq", "--subnet-file"])
             .arg(&file)
             .args(more)
             // Hosts share the machine's files.
-            .env("WIREGUARD_KEY_FILE", key_file(lab, host))
+            .env("WIREGUARD_KEY_FILE", file.with_extension("wgkey"))
             .stdout(Stdio::null())
             .stderr(out);
         let child = run_in(&ns, || command.spawn()).unwrap();
         let child = child.unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
-        Flanneld { child, host: ns, file, log }
+        Flanneld { child, host: ns, network, file, log }
     }
 
     /// Looks into it: one of flanneld's other commands, on its host; whether it succeeded, and what it printed.
@@ -182,7 +201,7 @@ impl Flanneld {
 
     /// Asks over HTTP; none if nobody answers.
     pub fn get(&self, path: &str) -> Option<String> {
-        let stream = run_in(&self.host, || TcpStream::connect(HEALTH)).unwrap();
+        let stream = run_in(&self.host, || TcpStream::connect(("127.0.0.1", health(self.network)))).unwrap();
         let mut stream = stream.ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: flannel\r\nConnection: close\r\n\r\n").ok()?;
@@ -190,6 +209,15 @@ impl Flanneld {
         stream.read_to_string(&mut text).ok()?;
         Some(text)
     }
+}
+
+/// Where etcd has a network's configuration and leases.
+pub fn prefix(network: u8) -> String {
+    if network == 0 { "/coreos.com/network".to_owned() } else { format!("/network{network}") }
+}
+
+fn health(network: u8) -> u16 {
+    HEALTH + u16::from(network)
 }
 
 /// Where a host's WireGuard key is.

@@ -50,10 +50,12 @@ impl Server {
         server
     }
 
-    fn restart(&mut self, more: &[&str]) {
+    fn stop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        std::thread::sleep(Duration::from_secs(2));
+    }
+
+    fn start_again(&mut self, more: &[&str]) {
         self.child = spawn(&self.switch, &self.dir, more);
     }
 
@@ -202,8 +204,19 @@ fn while_the_api_server_is_away_packets_go_on_and_later_news_are_heard() {
     }
     let pods = [0, 1].map(|host| lab.pod(host, &daemons[host]));
     within(SOON, "pods talk", || answers(&pods[0], &pods[1]));
-    server.restart(&ALLOCATE);
+    let status = || {
+        let (done, text) = daemons[0].look(&["status"]);
+        assert!(done, "{text}");
+        text.lines()
+            .find(|line| line.starts_with("kubernetes "))
+            .unwrap_or_else(|| panic!("{text}"))
+            .to_owned()
+    };
+    assert!(status().starts_with("kubernetes last answer "), "{}", status());
+    server.stop();
+    within(SOON, "the status says that it is away", || status().starts_with("kubernetes FAILING for "));
     assert!(answers(&pods[0], &pods[1]), "while it is away");
+    server.start_again(&ALLOCATE);
     within(Duration::from_secs(60), "it answers again", || {
         server.ask(async |nodes| nodes.get("n0").await.is_ok())
     });
@@ -211,6 +224,7 @@ fn while_the_api_server_is_away_packets_go_on_and_later_news_are_heard() {
         json!({format!("{PREFIX}kube-subnet-manager"): "true", format!("{PREFIX}public-ip"): "198.18.50.9"});
     server.add("go", &go);
     within(Duration::from_secs(40), "the new node is heard of", || daemons[0].metric("flannel_leases") == 3);
+    assert!(status().starts_with("kubernetes last answer "), "{}", status());
     assert!(answers(&pods[0], &pods[1]));
 }
 

@@ -243,12 +243,13 @@ impl Lab {
             ip6: daemon.subnet6().map(|subnet| Ipv6Addr::from(u128::from(subnet.network()) + 2)),
         };
         let end = File::open(pod.ns.path()).unwrap();
+        let [bridge, port] = ["cni", "pod"].map(|name| format!("{name}{}", daemon.network));
         inside(self.hosts[host].ns.path(), async || {
             let netlink = Netlink::connect().unwrap();
-            netlink.add_bridge("cni0").await.unwrap();
-            netlink.add_veth_into("pod0", "eth0", mtu, &end).await.unwrap();
-            let bridge = up(&netlink, "cni0").await;
-            let port = up(&netlink, "pod0").await;
+            netlink.add_bridge(&bridge).await.unwrap();
+            netlink.add_veth_into(&port, "eth0", mtu, &end).await.unwrap();
+            let bridge = up(&netlink, &bridge).await;
+            let port = up(&netlink, &port).await;
             netlink.set_master(port, bridge).await.unwrap();
             netlink.set_mtu(bridge, mtu).await.unwrap();
             netlink.add_address(bridge, net(gateway, subnet.prefix())).await.unwrap();

@@ -50,7 +50,7 @@ fn the_status_says_what_is() {
     );
     assert_eq!((network.backend.as_str(), network.port, network.mtu), ("udp", Some(8285), mtu));
     assert!(now.routes.iter().any(|way| way.device.as_deref() == Some("flannel0") && way.mtu == Some(mtu)));
-    assert!(now.path.queues > 0 && now.path.features.len() >= 5 && now.etcd.error.is_none());
+    assert!(now.path.queues > 0 && now.path.features.len() >= 5 && now.subnet_manager.error.is_none());
     assert_eq!(now.peers.len(), 1);
     let traffic = |status: &Status| status.peers[0].traffic.unwrap();
     assert_eq!(
@@ -86,7 +86,7 @@ fn what_a_stranger_does_wrong_is_told() {
     }
     lab.signal_etcd(Signal::SIGKILL);
     super::lab::within(std::time::Duration::from_secs(20), "the status knows that etcd is away", || {
-        status(&daemons[0]).etcd.error.is_some()
+        status(&daemons[0]).subnet_manager.error.is_some()
     });
     daemons[0].end(Signal::SIGKILL);
     for command in ["status", "capture"] {

@@ -16,7 +16,7 @@
 //! | nodes that start at once get a subnet each, none exits | `claim::nodes_that_start…`, `claim::fifty_nodes…` | the loser of a race exits |
 //! | a reservation stays one | `claim::a_reservation…` | becomes a lease of a day (1329) |
 //! | two hosts with one address do not share a subnet | `claim::of_two_hosts…` | both use it |
-//! | a host with another address keeps its subnet | `claim::a_host_that…`, `moving::*` | another subnet, the old lease stays for a day |
+//! | a host with another address keeps its subnet | `claim::a_host_that…`, `moving::*`, `reboot::*` | another subnet, the old lease stays for a day |
 //! | paused beyond its lease a node sends nothing, and overwrites nobody | `death::paused_beyond…` | plain put over the new owner (1289, 1343) |
 //! | a damaged record costs itself only | `damage::*` | all routes go, or the daemon exits (126) |
 //! | a peer that moved while the watch was broken is found | `silent::what_happened…`, `silent::after_a_cut_line…` | not told (1247) |
@@ -28,6 +28,7 @@
 //! | what a stranger injects is dropped and counted | `inject::*` | delivered |
 //! | a million malformed packets: no exit, no growth | `flood::*` | hop 0 becomes 255, lengths are not checked |
 //! | killed: nothing leaves in clear, connections live | `death::killed…`, `death::terminated…`, `death::without_a_device…` | the device goes, packets leave in clear |
+//! | of two networks on one host none touches the other's | `networks::*` | routes of both stay, rules of one are the other's |
 //! | an upgrade loses no packet | `upgrade::*` | nothing is carried meanwhile |
 
 // Helpers of tests are tests too; figures and the daemons' logs are for whoever runs them.
@@ -53,7 +54,9 @@ mod look;
 mod moving;
 mod mtu;
 mod nat;
+mod networks;
 mod path_mtu;
+mod reboot;
 mod series;
 mod silent;
 mod stale;

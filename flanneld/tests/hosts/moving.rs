@@ -32,8 +32,8 @@ fn pair(config: &str, more: &[&str]) -> (Lab, [Flanneld; 2], [Pod; 2]) {
     (lab, daemons, pods)
 }
 
-/// What the first host's lease says.
-fn lease(lab: &Lab, daemon: &Flanneld) -> String {
+/// What a host's lease says.
+pub fn lease(lab: &Lab, daemon: &Flanneld) -> String {
     let key = format!("{SUBNETS}{}-24", daemon.subnet().0.network());
     lab.etcd(async |mut client| {
         let answer = client.get(key.as_str(), None).await.unwrap();
@@ -57,8 +57,8 @@ async fn default_by(netlink: &Netlink, link: u32) {
 }
 
 /// As a DHCP client or somebody at a console does it: the old address goes, the new one comes, and the default route again.
-fn readdress(lab: &Lab, from: Ipv4Addr, to: Ipv4Addr) {
-    inside(lab.hosts[0].ns.path(), async || {
+pub fn readdress(lab: &Lab, host: usize, from: Ipv4Addr, to: Ipv4Addr) {
+    inside(lab.hosts[host].ns.path(), async || {
         let netlink = Netlink::connect().unwrap();
         let eth0 = index(&netlink, "eth0").await;
         netlink.delete_address(eth0, net(from)).await.unwrap();
@@ -110,7 +110,7 @@ fn a_flap_of_the_interface_is_over_soon() {
 fn another_address_is_told_and_the_subnet_stays() {
     for config in BACKENDS {
         let (lab, daemons, pods) = pair(config, &[]);
-        readdress(&lab, lab.hosts[0].ip, MOVED);
+        readdress(&lab, 0, lab.hosts[0].ip, MOVED);
         has_moved(&lab, &daemons, &pods, config);
     }
 }
@@ -119,14 +119,14 @@ fn another_address_is_told_and_the_subnet_stays() {
 #[test]
 fn what_is_given_stays_given() {
     let (lab, daemons, pods) = pair(NETWORK, &["--iface=eth0"]);
-    readdress(&lab, lab.hosts[0].ip, MOVED);
+    readdress(&lab, 0, lab.hosts[0].ip, MOVED);
     has_moved(&lab, &daemons, &pods, "--iface");
     drop((daemons, pods, lab));
 
     let public = Ipv4Addr::new(198, 18, 50, 1);
     let (lab, daemons, _pods) = pair(NETWORK, &["--iface=eth0", "--public-ip", &public.to_string()]);
     let before = lease(&lab, &daemons[0]);
-    readdress(&lab, public, MOVED);
+    readdress(&lab, 0, public, MOVED);
     within(MOVE, "the socket has the new address", || {
         let bound = run_in(lab.hosts[0].ns.path(), || std::net::UdpSocket::bind((MOVED, 8285))).unwrap();
         bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)

@@ -139,7 +139,7 @@ fn a_second_start_by_mistake_says_so_and_disturbs_nothing() {
             let mut second = Flanneld::spawn(&lab, 0, more);
             within(Duration::from_secs(5), "it ends", || !second.is_running());
         }
-        // With another subnet file nothing tells of the first one but its port.
+        // With another subnet file it is for another network, and has to have one.
         let other = lab.dir.path().join("other.env");
         let mut second =
             Flanneld::spawn(&lab, 0, &["--subnet-file", other.to_str().unwrap(), "--healthz-port=8082"]);
@@ -148,7 +148,10 @@ fn a_second_start_by_mistake_says_so_and_disturbs_nothing() {
     assert_eq!(outcomes.map(|outcome| outcome.lost), [0; 3]);
     let log = daemons[0].log();
     assert_eq!(log.matches("another flanneld (process").count(), 2, "{log}");
-    assert!(log.contains("does another flanneld run on this host?"), "{log}");
+    assert!(
+        log.contains("10.5.0.0/16 overlaps 10.5.0.0/16, which another flanneld on this host carries"),
+        "{log}"
+    );
     assert!(daemons[0].is_running() && daemons[0].get("/readyz").unwrap().contains("is ready"));
 }
 

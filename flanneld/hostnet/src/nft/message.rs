@@ -10,6 +10,9 @@ const GET_RULE: u16 = libc::NFT_MSG_GETRULE as u16;
 const GET_GENERATION: u16 = libc::NFT_MSG_GETGEN as u16;
 /// `NFTA_TABLE_NAME` and `NFTA_RULE_TABLE` have the same number.
 const TABLE_NAME: u16 = 1;
+/// `NFTA_TABLE_USERDATA`, which the kernel keeps for whoever wrote it (since Linux 5.10); a comment is its first part (libnftnl, udata.h).
+const TABLE_USERDATA: u16 = 6;
+const COMMENT: u8 = 0;
 /// `NFTA_GEN_ID`.
 const GENERATION: u16 = 1;
 
@@ -20,6 +23,8 @@ pub(super) enum Question<'a> {
     Generation,
     /// One table.
     Table(Family, &'a str),
+    /// All tables of a family.
+    Tables(Family),
     /// All rules of one table.
     Rules(Family, &'a str),
 }
@@ -30,6 +35,7 @@ impl Question<'_> {
         let (kind, flags, family, name) = match *self {
             Question::Generation => (GET_GENERATION, 0, 0, None),
             Question::Table(family, name) => (GET_TABLE, 0, family as u8, Some(name)),
+            Question::Tables(family) => (GET_TABLE, libc::NLM_F_DUMP, family as u8, None),
             Question::Rules(family, name) => (GET_RULE, libc::NLM_F_DUMP, family as u8, Some(name)),
         };
         let kind = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind;
@@ -44,14 +50,50 @@ impl Question<'_> {
 
     /// Whether the answer comes in parts, with an end of its own.
     pub(super) fn is_dump(&self) -> bool {
-        matches!(self, Question::Rules(..))
+        matches!(self, Question::Tables(_) | Question::Rules(..))
     }
 }
 
 /// The generation out of an answer's attributes.
 pub(super) fn generation(attributes: &[u8]) -> Option<u32> {
-    let (_, value) = raw::attributes(attributes).find(|(kind, _)| *kind == GENERATION)?;
-    Some(u32::from_be_bytes(value.try_into().ok()?))
+    Some(u32::from_be_bytes(attribute(attributes, GENERATION)?.try_into().ok()?))
+}
+
+/// A table that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Its name.
+    pub name: String,
+    /// What somebody wrote on it (`comment "…"`).
+    pub comment: Option<String>,
+}
+
+impl Table {
+    /// Out of a table's attributes.
+    pub(super) fn read(attributes: &[u8]) -> Option<Table> {
+        let name = text(attribute(attributes, TABLE_NAME)?)?;
+        Some(Table { name, comment: comment(attributes) })
+    }
+}
+
+fn text(value: &[u8]) -> Option<String> {
+    String::from_utf8(value.strip_suffix(b"\0").unwrap_or(value).to_vec()).ok()
+}
+
+fn comment(attributes: &[u8]) -> Option<String> {
+    let mut parts = attribute(attributes, TABLE_USERDATA)?;
+    loop {
+        let (kind, length) = (*parts.first()?, usize::from(*parts.get(1)?));
+        let value = parts.get(2..2 + length)?;
+        if kind == COMMENT {
+            return text(value);
+        }
+        parts = &parts[2 + length..];
+    }
+}
+
+fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    raw::attributes(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
 /// What a table looked like: equal as long as nobody changed the table, its chains' rules, or their order. Only good within one process.
@@ -93,6 +135,17 @@ mod tests {
             assert_eq!(generation(&attributes[..cut]), None, "{cut}");
         }
         assert_eq!(generation(&[0; 32]), None);
+    }
+
+    #[test]
+    fn a_comment_is_found_among_other_data_of_the_user() {
+        let attributes = [6, 0, 1, 0, b'a', 0, 0, 0, 13, 0, 6, 0, 9, 1, 7, 0, 4, b'b', b'l', b'u', 0];
+        let table = |comment| Some(Table { name: "a".into(), comment });
+        assert_eq!(Table::read(&attributes), table(Some("blu".into())));
+        for cut in 8..attributes.len() {
+            assert_eq!(Table::read(&attributes[..cut]), table(None), "{cut}");
+        }
+        assert_eq!(Table::read(&attributes[8..]), None);
     }
 
     #[test]

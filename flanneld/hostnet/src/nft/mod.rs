@@ -9,8 +9,8 @@ mod query;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-pub use message::Fingerprint;
-pub use query::{fingerprint, generation, has_table};
+pub use message::{Fingerprint, Table};
+pub use query::{fingerprint, generation, has_table, tables};
 
 use crate::{Error, Result};
 

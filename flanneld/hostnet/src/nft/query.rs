@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use super::Family;
-use super::message::{Fingerprint, Question, generation as parse};
+use super::message::{Fingerprint, Question, Table, generation as parse};
 use crate::raw::exchange;
 use crate::{Error, Result};
 
@@ -21,6 +21,12 @@ pub fn generation() -> Result<u32> {
 /// Whether a table is there, e.g. `ip`, `flannel-ipv4`.
 pub fn has_table(family: Family, name: &str) -> Result<bool> {
     Ok(ask(Question::Table(family, name))?.is_some())
+}
+
+/// All tables of a family.
+pub fn tables(family: Family) -> Result<Vec<Table>> {
+    let parts = ask(Question::Tables(family))?.unwrap_or_default();
+    Ok(parts.iter().filter_map(|part| Table::read(part)).collect())
 }
 
 /// What a table looks like; none if it is not there. Compare it with the one of a moment when it was right.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use hostnet::wireguard::{self, Change, KIND, Key};
 use hostnet::{Netlink, sysctl};
 use ipnetwork::IpNetwork;
@@ -14,10 +14,13 @@ use ipnetwork::IpNetwork;
 use super::{Described, Lane, Node};
 use crate::backend::kernel;
 use crate::family::{Dual, Family};
+use crate::owner::Owner;
 
 /// One device.
 pub struct Device {
-    name: &'static str,
+    /// Its name.
+    pub name: String,
+    owner: Owner,
     /// The family of the pods' packets in it; none: both.
     pub inner: Option<Family>,
     /// What it should be.
@@ -48,10 +51,10 @@ pub async fn remove(netlink: &Netlink, name: &str) -> Result<()> {
 
 impl Device {
     /// That of a lane, without peers yet.
-    pub(super) fn new(node: &Node, lane: &Lane) -> Device {
+    pub(super) fn new(node: &Node, lane: &Lane, name: String, owner: Owner) -> Device {
         let private = node.identity.private_bytes();
         let wanted = wireguard::Device { private, port: lane.port, peers: BTreeMap::new() };
-        Device { name: lane.device, inner: lane.inner, wanted, told: HashMap::new() }
+        Device { name, owner, inner: lane.inner, wanted, told: HashMap::new() }
     }
 
     /// Takes over the peers; [`Device::ensure`] tells the kernel.
@@ -75,11 +78,14 @@ impl Device {
 
     /// Brings the device into the wanted state; its index.
     pub async fn ensure(&mut self, netlink: &Netlink, mtu: u32, own: &Dual<IpNetwork>) -> Result<u32> {
-        let (name, own) = (self.name, own.only(self.inner));
-        ensure!(!own.is_empty(), "{name} carries packets of a family that the lease has no subnet of");
-        make(netlink, name).await?;
+        let (name, own) = (self.name.clone(), own.only(self.inner));
+        let Some((family, _)) = own.iter().next() else {
+            bail!("{name} carries packets of a family that the lease has no subnet of")
+        };
+        make(netlink, &name).await?;
         self.set_up()?;
-        let link = netlink.link_by_name(name).await?.with_context(|| format!("{name} vanished"))?;
+        let link = netlink.link_by_name(&name).await?.with_context(|| format!("{name} vanished"))?;
+        self.owner.mark(netlink, &link, family).await?;
         if link.mtu != mtu {
             netlink.set_mtu(link.index, mtu).await?;
         }
@@ -99,10 +105,10 @@ impl Device {
 
     /// Tells the kernel what it doesn't know: key, port and peers.
     fn set_up(&mut self) -> Result<()> {
-        let there = wireguard::read(self.name)?;
+        let there = wireguard::read(&self.name)?;
         let changes = difference(&there, &self.wanted, &self.told);
         if !changes.is_empty() {
-            wireguard::change(self.name, &changes)?;
+            wireguard::change(&self.name, &changes)?;
         }
         let at = |(key, peer): (&Key, &wireguard::Peer)| Some((*key, peer.endpoint?));
         self.told = self.wanted.peers.iter().filter_map(at).collect();

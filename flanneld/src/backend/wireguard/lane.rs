@@ -16,8 +16,8 @@ use crate::lease::key::Lease;
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Lane {
-    /// The device's name.
-    pub device: &'static str,
+    /// The device's name, by the number of the host's network.
+    pub device: fn(usize) -> String,
     /// The family of the pods' packets in it; none: both.
     pub inner: Option<Family>,
     /// The family of the hosts' addresses that it goes between; none: whichever is likelier to be reached.
@@ -60,7 +60,12 @@ impl Data {
 }
 
 impl Lane {
-    pub(super) fn new(device: &'static str, inner: Option<Family>, outer: Option<Family>, port: u16) -> Lane {
+    pub(super) fn new(
+        device: fn(usize) -> String,
+        inner: Option<Family>,
+        outer: Option<Family>,
+        port: u16,
+    ) -> Lane {
         Lane { device, inner, outer, port, peers: Vec::new() }
     }
 
@@ -77,7 +82,7 @@ impl Lane {
             (Some(family), addresses) => *addresses.get(family).with_context(|| {
                 format!(
                     "{} sends over {family}, of which {} has no address that is used: change the Backend's Mode, or enable {family} for the network",
-                    self.device, external.link.name
+                    (self.device)(0), external.link.name
                 )
             })?,
         };

@@ -22,10 +22,12 @@ use anyhow::{Result, ensure};
 use hostnet::Netlink;
 use ipnetwork::IpNetwork;
 
+use super::udp;
 use crate::datapath::wireguard::{Identity, Wireguard};
 use crate::family::Dual;
 use crate::iface::External;
 use crate::lease::key::{Advert, Lease};
+use crate::owner::Owner;
 
 /// What leases call it.
 pub const TYPE: &str = "wireguard";
@@ -76,7 +78,7 @@ impl Node {
     }
 
     /// Whether the kernel's WireGuard is used. If it isn't, devices that it has under our names go.
-    pub async fn is_in_kernel(&self, netlink: &Netlink, wanted: Wanted) -> Result<bool> {
+    pub async fn is_in_kernel(&self, netlink: &Netlink, wanted: Wanted, owner: &Owner) -> Result<bool> {
         let there = wanted != Wanted::User && hostnet::wireguard::is_there()?;
         ensure!(
             there || wanted != Wanted::Kernel,
@@ -93,14 +95,21 @@ impl Node {
         };
         tracing::info!("flanneld itself seals and opens packets: {why}");
         for lane in &self.lanes {
-            kernel::remove(netlink, lane.device).await?;
+            let names = udp::devices(netlink, owner, lane.device).await?;
+            kernel::remove(netlink, names.first().map_or("", String::as_str)).await?;
         }
         Ok(false)
     }
 
     /// The kernel's devices, one for each lane.
-    pub fn devices(&self) -> Vec<kernel::Device> {
-        self.lanes.iter().map(|lane| kernel::Device::new(self, lane)).collect()
+    pub async fn devices(&self, netlink: &Netlink, owner: &Owner) -> Result<Vec<kernel::Device>> {
+        let mut devices = Vec::new();
+        for lane in &self.lanes {
+            // The kernel knows of no process that has one: the first that nobody has labelled is ours.
+            let name = udp::devices(netlink, owner, lane.device).await?.swap_remove(0);
+            devices.push(kernel::Device::new(self, lane, name, owner.clone()));
+        }
+        Ok(devices)
     }
 
     /// Our own WireGuard, for one device.

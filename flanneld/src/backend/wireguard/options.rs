@@ -8,9 +8,16 @@ use crate::datapath::wireguard::Preshared;
 use crate::family::{Dual, Family};
 use crate::iface::External;
 
-/// The devices' names, as flannel has them.
-const DEVICE: &str = "flannel-wg";
-const DEVICE_V6: &str = "flannel-wg-v6";
+/// The device's name, as flannel has it; those of the host's further networks are counted.
+fn device(network: usize) -> String {
+    if network == 0 { "flannel-wg".to_owned() } else { format!("flannel-wg{network}") }
+}
+
+/// The same where packets of IPv6 have a device of their own.
+fn device_v6(network: usize) -> String {
+    format!("{}-v6", device(network))
+}
+
 /// What flannel takes off the outer MTU: the headers of IPv6, UDP and WireGuard, and the tag. Over IPv4 it is 20 bytes less.
 const OVERHEAD: u32 = 80;
 const PORT: u16 = 51820;
@@ -90,12 +97,12 @@ impl Options {
 
     /// A device for each family that the network has, or one for all.
     pub(super) fn lanes<T>(&self, networks: &Dual<T>) -> Vec<Lane> {
-        let one = |outer| vec![Lane::new(DEVICE, None, outer, self.port)];
+        let one = |outer| vec![Lane::new(device, None, outer, self.port)];
         match self.mode {
             Mode::Separate => {
                 let lane = |(family, _)| match family {
-                    Family::V4 => Lane::new(DEVICE, Some(family), Some(family), self.port),
-                    Family::V6 => Lane::new(DEVICE_V6, Some(family), Some(family), self.port_v6),
+                    Family::V4 => Lane::new(device, Some(family), Some(family), self.port),
+                    Family::V6 => Lane::new(device_v6, Some(family), Some(family), self.port_v6),
                 };
                 networks.iter().map(lane).collect()
             }
@@ -141,13 +148,16 @@ mod tests {
         let both = Dual { v4: Some(()), v6: Some(()) };
         let of = |mode: &str, networks: &Dual<()>| {
             let lanes = options(&json!({ "Mode": mode })).unwrap().lanes(networks);
-            lanes.iter().map(|lane| (lane.device, lane.inner, lane.port)).collect::<Vec<_>>()
+            lanes.iter().map(|lane| ((lane.device)(0), lane.inner, lane.port)).collect::<Vec<_>>()
         };
-        let (v4, v6) = (("flannel-wg", Some(Family::V4), 51820), ("flannel-wg-v6", Some(Family::V6), 51821));
-        assert_eq!(of("separate", &both), [v4, v6]);
+        let (v4, v6) = (
+            ("flannel-wg".to_owned(), Some(Family::V4), 51820),
+            ("flannel-wg-v6".to_owned(), Some(Family::V6), 51821),
+        );
+        assert_eq!(of("separate", &both), [v4.clone(), v6]);
         assert_eq!(of("separate", &Dual::only_v4(())), [v4]);
         for mode in ["auto", "ipv4", "ipv6"] {
-            assert_eq!(of(mode, &both), [("flannel-wg", None, 51820)]);
+            assert_eq!(of(mode, &both), [("flannel-wg".to_owned(), None, 51820)]);
         }
     }
 }

@@ -139,6 +139,7 @@ fn start(world: &Arc<World>, node: usize) -> JoinHandle<()> {
         network: world.config.clone(),
         public: world.addresses(node),
         holder: format!("boot/{node}"),
+        machine: None,
         backend: Advert::default(),
         ttl: TTL,
         margin: Duration::from_secs(5),

@@ -35,6 +35,7 @@ use self::book::Book;
 use self::node::Node;
 use super::Lease;
 use super::keeper::{KeeperError, Owned, Settings};
+use super::observed::Health;
 use super::store::{Events, Record, Snapshot, StoreError};
 use crate::family::Dual;
 
@@ -84,6 +85,7 @@ struct Inner {
     client: Client,
     access: Access,
     own: String,
+    health: Health,
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,20 +113,20 @@ impl Nodes {
         connect::client(&access.url, &access.kubeconfig).await
     }
 
-    /// The nodes, once it is known which of them this is.
-    pub async fn open(client: Client, access: Access) -> Result<Nodes, StoreError> {
+    /// The nodes, once it is known which of them this is; how the server answers is noted.
+    pub async fn open(client: Client, access: Access, health: Health) -> Result<Nodes, StoreError> {
         let own = match &access.node {
             Name::Node(name) => name.clone(),
             Name::OfPod(namespace, pod) => {
                 let pods = Request::new(format!("/api/v1/namespaces/{namespace}/pods"));
                 let request = pods.get(pod, &GetParams::default()).map_err(|error| problem(&error))?;
-                let object: Value = ask(&client, request).await?;
+                let object: Value = ask(&client, request, &health).await?;
                 let name = object.pointer("/spec/nodeName").and_then(Value::as_str);
                 let none = || StoreError::Unavailable(format!("pod {namespace}/{pod} is on no node yet"));
                 name.map(str::to_owned).ok_or_else(none)?
             }
         };
-        Ok(Nodes(Arc::new(Inner { client, access, own })))
+        Ok(Nodes(Arc::new(Inner { client, access, own, health })))
     }
 
     /// The name of this node.
@@ -172,7 +174,7 @@ impl Nodes {
         let mut params = ListParams::default().limit(PAGE);
         loop {
             let request = nodes().list(&params).map_err(|error| problem(&error))?;
-            let page: List = ask(&self.0.client, request).await?;
+            let page: List = self.ask(request).await?;
             for node in &page.items {
                 book.put(node);
             }
@@ -210,14 +212,18 @@ impl Nodes {
 
     async fn own_node(&self) -> Result<Node, StoreError> {
         let request = nodes().get(&self.0.own, &GetParams::default()).map_err(|error| problem(&error))?;
-        ask(&self.0.client, request).await
+        self.ask(request).await
     }
 
     /// By way of the status, for which flannel has the right.
     async fn patch(&self, patch: &Value) -> Result<Node, StoreError> {
         let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
         let request = nodes().patch_subresource("status", &self.0.own, &params, &patch);
-        ask(&self.0.client, request.map_err(|error| problem(&error))?).await
+        self.ask(request.map_err(|error| problem(&error))?).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, request: hyper::Request<Vec<u8>>) -> Result<T, StoreError> {
+        ask(&self.0.client, request, &self.0.health).await
     }
 }
 
@@ -233,15 +239,19 @@ fn nodes() -> Request {
 async fn ask<T: DeserializeOwned>(
     client: &Client,
     request: hyper::Request<Vec<u8>>,
+    health: &Health,
 ) -> Result<T, StoreError> {
-    match timeout(REQUEST, client.request(request)).await {
-        Ok(answer) => answer.map_err(|error| match error {
-            // A page's token, or a version, that is too old.
-            kube::Error::Api(status) if status.code == 410 => StoreError::Compacted,
-            other => problem(&other),
-        }),
-        Err(_) => Err(StoreError::Unavailable("the API server does not answer".to_owned())),
-    }
+    let answer = async {
+        match timeout(REQUEST, client.request(request)).await {
+            Ok(answer) => answer.map_err(|error| match error {
+                // A page's token, or a version, that is too old.
+                kube::Error::Api(status) if status.code == 410 => StoreError::Compacted,
+                other => problem(&other),
+            }),
+            Err(_) => Err(StoreError::Unavailable("the API server does not answer".to_owned())),
+        }
+    };
+    health.note(answer).await
 }
 
 fn problem(error: &dyn std::error::Error) -> StoreError {

@@ -16,7 +16,9 @@ use tokio::time::{Instant, timeout};
 
 use super::annotations::Annotations;
 use super::{Access, Inner, Name, Nodes};
+use crate::lease::observed::Health;
 use crate::lease::store::{Event, StoreError};
+use crate::look::status::Manager;
 
 /// How an answer ends.
 #[derive(Clone, Copy)]
@@ -71,7 +73,8 @@ fn nodes(script: Vec<Say>, batch: usize) -> (Nodes, Arc<Mutex<VecDeque<Say>>>) {
         batch,
         begin_alone: false,
     };
-    (Nodes(Arc::new(Inner { client: Client::new(service, "default"), access, own: "n1".into() })), script)
+    let (client, health) = (Client::new(service, "default"), Health::of(Manager::Kubernetes));
+    (Nodes(Arc::new(Inner { client, access, own: "n1".into(), health })), script)
 }
 
 fn keys(events: &[Event]) -> Vec<String> {
@@ -113,6 +116,9 @@ async fn a_watch_goes_on_where_it_was() {
     let (second, _) = events.next().await.unwrap().unwrap();
     assert_eq!(keys(&second), ["+10.5.3.0-24"]);
     assert!(start.elapsed().as_secs() >= 150, "a watch without a word is left");
+    let told = nodes.0.health.told(Instant::now());
+    assert_eq!((told.kind, told.error, told.last_answer), (Manager::Kubernetes, None, Some(0.0)));
+    assert_eq!(told.watch_restarts, 2, "one that broke, and one that said nothing");
     assert!(matches!(events.next().await, Some(Err(StoreError::Compacted))));
     assert!(events.next().await.is_none() && rest.lock().unwrap().is_empty());
 }
@@ -139,4 +145,5 @@ async fn a_refusal_is_told_with_the_right_that_is_missing() {
     let (nodes, _) = nodes(vec![("limit=250", 403, vec![refused], End::Well)], 1);
     let error = nodes.subscribe().await.err().unwrap().to_string();
     assert!(error.contains("cannot list resource") && error.contains("patch on nodes/status"), "{error}");
+    assert_eq!(nodes.0.health.told(Instant::now()).error, Some(error), "flanneld status tells it");
 }

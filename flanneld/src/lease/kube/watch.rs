@@ -26,7 +26,8 @@ type Lines = BoxStream<'static, kube::Result<WatchEvent<Node>>>;
 
 /// See the module.
 pub(super) fn changes(nodes: Nodes, book: Book, version: String) -> Events {
-    let watch = Watch { nodes, book, version, lines: None, next_try: Instant::now(), failures: 0 };
+    let watch =
+        Watch { nodes, book, version, lines: None, next_try: Instant::now(), failures: 0, begun: false };
     let next = |watch: Option<Watch>| async move {
         let mut watch = watch?;
         match watch.next().await {
@@ -45,6 +46,8 @@ struct Watch {
     lines: Option<Lines>,
     next_try: Instant,
     failures: u32,
+    /// Whether it was open once: that its time was over and it is opened again where it was is nothing to be told.
+    begun: bool,
 }
 
 impl Watch {
@@ -76,6 +79,9 @@ impl Watch {
 
     /// Takes over one line, or that there are no more.
     fn take(&mut self, line: Option<kube::Result<WatchEvent<Node>>>) -> Result<Vec<Event>, StoreError> {
+        if let Some(Ok(_)) = &line {
+            self.nodes.0.health.answered();
+        }
         match line {
             Some(Ok(WatchEvent::Added(node) | WatchEvent::Modified(node))) => {
                 self.version.clone_from(&node.metadata.resource_version);
@@ -114,10 +120,15 @@ impl Watch {
         let request = super::nodes().watch(&params, &self.version).map_err(|error| problem(&error))?;
         match timeout(REQUEST, self.nodes.0.client.request_events::<Node>(request)).await {
             Ok(Ok(lines)) => {
+                let health = &self.nodes.0.health;
+                health.answered();
                 if self.failures > 0 {
                     tracing::info!("the nodes are watched again");
                 }
-                self.failures = 0;
+                if self.failures > 0 || !self.begun {
+                    health.watching();
+                }
+                (self.failures, self.begun) = (0, true);
                 self.lines = Some(lines.boxed());
             }
             Ok(Err(kube::Error::Api(status))) if status.code == 410 => return Err(StoreError::Compacted),
@@ -129,6 +140,7 @@ impl Watch {
 
     /// Told once; the routes stay as they are.
     fn broken(&mut self, why: &dyn std::fmt::Display) {
+        self.nodes.0.health.failed(format!("the watch of the nodes: {why}"));
         if self.failures == 0 {
             tracing::warn!("the watch of the nodes broke ({why}); it is opened again and again");
         }

@@ -89,7 +89,7 @@ fn wrap(status: &Status) -> Result<(Interface, u16, Wrap)> {
 }
 
 fn why(status: &Status) -> String {
-    status.etcd.error.clone().unwrap_or_else(|| "it is just starting".to_owned())
+    status.subnet_manager.error.clone().unwrap_or_else(|| "it is just starting".to_owned())
 }
 
 /// Captures until it is enough, or until a signal.

@@ -93,12 +93,16 @@ pub fn route(to: Ipv4Addr, way: &Way, device: &str, mtu: u32) -> Finding {
 /// The own lease.
 pub fn own(status: &Status) -> Finding {
     const STAGE: &str = "own lease";
-    let etcd = status.etcd.error.as_ref().map(|error| format!("; etcd: {error}")).unwrap_or_default();
+    let from = &status.subnet_manager;
+    let why = from.error.as_ref().map(|error| format!("; {}: {error}", from.kind)).unwrap_or_default();
     match &status.lease {
         None => fail(
             STAGE,
-            format!("this node has no lease, so nothing is forwarded{etcd}"),
-            "flanneld takes one as soon as etcd lets it: look at etcd, and at flanneld's log",
+            format!("this node has no lease, so nothing is forwarded{why}"),
+            format!(
+                "flanneld takes one as soon as {0} lets it: look at {0}, and at flanneld's log",
+                from.kind
+            ),
         ),
         Some(_) if !status.ready => fail(
             STAGE,

@@ -58,7 +58,7 @@ struct Trace<'a> {
 pub async fn run(to: Ipv4Addr, socket: &Path, tell: &mut dyn FnMut(&Finding) -> Result<()>) -> Result<bool> {
     let status = ask::status(socket).await?;
     let Some(network) = status.network.clone() else {
-        let why = status.etcd.error.clone().unwrap_or_else(|| "it is just starting".to_owned());
+        let why = status.subnet_manager.error.clone().unwrap_or_else(|| "it is just starting".to_owned());
         bail!("flanneld does not know its network yet: {why}");
     };
     let prober = Prober::open().context("cannot open a raw socket (root, with CAP_NET_RAW?)")?;
