@@ -20,7 +20,7 @@
 //! | paused beyond its lease a node sends nothing, and overwrites nobody | `death::paused_beyond…` | plain put over the new owner (1289, 1343) |
 //! | a damaged record costs itself only | `damage::*` | all routes go, or the daemon exits (126) |
 //! | a peer that moved while the watch was broken is found | `silent::what_happened…`, `silent::after_a_cut_line…` | not told (1247) |
-//! | etcd that is silent, away or set back costs no packet | `silent::a_minute…`, `silent::a_silent…`, `silent::a_lease_survives…` | watches a revision to come |
+//! | etcd that is silent, away or set back costs no packet | `silent::minutes…`, `silent::a_silent…`, `silent::a_lease_survives…` | watches a revision to come |
 //! | device, address, routes, entries and rules that are deleted are back within 2 s | `heal::*` | device with another address, no entries (869, 877) |
 //! | the interface flaps, moves, is made anew | `moving::*` | looked at once, at the start (1434, 1759) |
 //! | what a dead predecessor left goes | `stale::*` | stays (2554) |
@@ -50,16 +50,19 @@ mod ipip;
 mod kube;
 mod lab;
 mod look;
+mod look_fast;
 mod moving;
 mod mtu;
 mod nat;
 mod path_mtu;
+mod scale;
 mod series;
 mod silent;
 mod stale;
 mod traffic;
 mod unreachable;
 mod upgrade;
+mod verdicts;
 mod vxlan;
 mod wire;
 mod wireguard;
