@@ -254,9 +254,37 @@ fn a_filtered_port_is_told_from_a_dead_flanneld() {
     trace(&scene.daemons[0], scene.pods[1].ip, Some("tunnel"), &words);
 }
 
+/// flanneld asks on its own how large packets may be, when packets begin to flow; what happens later it finds out within a minute.
+pub fn the_way_is_known_to_be_wide() {
+    std::thread::sleep(Duration::from_secs(2));
+}
+
+#[test]
+fn a_black_hole_that_flanneld_has_found_is_told() {
+    let lab = Lab::with_hosts(2);
+    // It is there before the first packet, with which flanneld asks.
+    lab.drop_between("ip protocol udp ip length > 1400");
+    let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, &[]));
+    let [a, b] = [0, 1].map(|n| lab.pod(n, &daemons[n]));
+    within(Duration::from_secs(10), "it is found", || {
+        answers(&a, &b);
+        daemons[0].metric("flannel_path_mtu_narrow_peers") == 1
+    });
+    // The second time the kernel knows it, too.
+    for _ in 0..2 {
+        trace(
+            &daemons[0],
+            b.ip,
+            None,
+            &["?    size", "flanneld has found that 1372 pass", "on the wire: 1400"],
+        );
+    }
+}
+
 #[test]
 fn a_black_hole_for_large_packets_is_measured() {
     let scene = Scene::new();
+    the_way_is_known_to_be_wide();
     // Of the IP packet between the hosts.
     scene.lab.drop_between("ip protocol udp ip length > 1400");
     let words = ["ok   pod", "1472 bytes vanish and nobody tells, 1372 pass", "1500 vanish, 1400 pass"];

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use super::fast::{BOTH, ON};
 use super::flannel::Flanneld;
 use super::lab::{Lab, Pod, within};
-use super::look::{capture, end, status, trace};
+use super::look::{capture, end, status, the_way_is_known_to_be_wide, trace};
 use super::traffic::{answers, dial, echo};
 
 struct Scene {
@@ -128,6 +128,7 @@ fn a_dead_flanneld_whose_kernel_carries_on_is_passed() {
 #[test]
 fn a_filtered_port_and_a_black_hole_are_found() {
     let scene = Scene::new(ON);
+    the_way_is_known_to_be_wide();
     scene.lab.drop_between("ip protocol udp ip length > 1400");
     let words = ["ok   pod", "1472 bytes vanish and nobody tells, 1372 pass", "1500 vanish, 1400 pass"];
     trace(&scene.daemons[0], scene.pods[1].ip, Some("size"), &words);
