@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::flannel::Flanneld;
 use super::lab::{Lab, Pod, within};
+use super::path_mtu::black_hole;
 use super::traffic::{answers, dial, echo};
 
 pub fn status(daemon: &Flanneld) -> Status {
@@ -261,11 +262,8 @@ pub fn the_way_is_known_to_be_wide() {
 
 #[test]
 fn a_black_hole_that_flanneld_has_found_is_told() {
-    let lab = Lab::with_hosts(2);
     // It is there before the first packet, with which flanneld asks.
-    lab.drop_between("ip protocol udp ip length > 1400");
-    let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, &[]));
-    let [a, b] = [0, 1].map(|n| lab.pod(n, &daemons[n]));
+    let (_lab, daemons, [a, b]) = black_hole(1400);
     within(Duration::from_secs(10), "it is found", || {
         answers(&a, &b);
         daemons[0].metric("flannel_path_mtu_narrow_peers") == 1
@@ -276,7 +274,7 @@ fn a_black_hole_that_flanneld_has_found_is_told() {
             &daemons[0],
             b.ip,
             None,
-            &["?    size", "flanneld has found that 1372 pass", "on the wire: 1400"],
+            &["?    size", "flanneld has found that 1372 pass", "no more than 1400 bytes on the wire"],
         );
     }
 }

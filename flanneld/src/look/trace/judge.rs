@@ -385,7 +385,7 @@ pub fn size(mtu: u32, overhead: u32, large: &Large) -> Finding {
                 "packets of {mtu} bytes do not fit: flanneld has found that {passes} pass, and tells pods that send more; TCP starts with less"
             ),
             format!(
-                "something between the hosts is narrow (on the wire: {}); nothing has to be done, but pods need not find out if you {lower}",
+                "something between the hosts takes no more than {} bytes on the wire; nothing has to be done, but to spare pods this, {lower}",
                 passes + overhead
             ),
         ),
