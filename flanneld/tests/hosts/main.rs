@@ -29,6 +29,8 @@
 //! | a million malformed packets: no exit, no growth | `flood::*` | hop 0 becomes 255, lengths are not checked |
 //! | killed: nothing leaves in clear, connections live | `death::killed…`, `death::terminated…`, `death::without_a_device…` | the device goes, packets leave in clear |
 //! | an upgrade loses no packet | `upgrade::*` | nothing is carried meanwhile |
+//! | the kernel's fast path judges as flanneld does | `verdicts::*`, and `inject`, `flood`, `headers` once more with it | has none |
+//! | four thousand leases | `scale::*` | searches a list for each packet |
 
 // Helpers of tests are tests too; figures and the daemons' logs are for whoever runs them.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
