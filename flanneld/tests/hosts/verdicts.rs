@@ -143,7 +143,7 @@ fn the_program_in_the_driver_judges_as_flanneld_does() {
         let (verdict, after) = run(program, &before);
         let mut by_flanneld = packet.clone();
         let (from, tos) = told(&before);
-        let judged = inbound(&mut by_flanneld, from, tos, &table);
+        let judged = inbound(&mut by_flanneld, from.into(), tos, &table);
         match verdict {
             XDP_PASS if after == before => passed += 1,
             XDP_PASS => {
