@@ -1,5 +1,5 @@
-//! Whether links, addresses, routes or a link's neighbours changed, as the kernel tells those who listen (rtnetlink(7)). What changed isn't
-//! read: whoever asks looks at everything that is his anyway. Only of neighbours it is read whose they are: on a busy host those of other
+//! Whether links, addresses, routes, classifiers or a link's neighbours changed, as the kernel tells those who listen (rtnetlink(7)). What
+//! changed isn't read: whoever asks looks at everything that is his anyway. Only of neighbours it is read whose they are: on a busy host those of other
 //! links change all the time.
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,6 +16,7 @@ const GROUPS: u32 = (libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_ROUTE
     | libc::RTMGRP_IPV6_IFADDR
     | libc::RTMGRP_IPV6_ROUTE
+    | libc::RTMGRP_TC
     | libc::RTMGRP_NEIGH) as u32;
 /// `nlmsghdr` and as much of `ndmsg` as tells of which link a neighbour is.
 const HEAD: usize = 24;
@@ -34,8 +35,8 @@ impl Changes {
         open().map(|socket| Changes { socket }).map_err(|errno| Error::Socket { source: errno.into() })
     }
 
-    /// Whether there was a change of links, addresses, routes or the neighbours of one of these links since the last look. When in doubt
-    /// there was.
+    /// Whether there was a change of links, addresses, routes, classifiers or the neighbours of one of these links since the last look.
+    /// When in doubt there was.
     pub fn any(&self, links: &[u32]) -> bool {
         let (mut changed, mut head) = (false, [0; HEAD]);
         for _ in 0..MOST {

@@ -54,8 +54,15 @@ pub enum Feature {
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Feature; 5] =
-        [Feature::TunTso, Feature::TunUso, Feature::Join, Feature::UdpGso, Feature::UdpGro];
+    pub const ALL: [Feature; 7] = [
+        Feature::TunTso,
+        Feature::TunUso,
+        Feature::Join,
+        Feature::UdpGso,
+        Feature::UdpGro,
+        Feature::FastOut,
+        Feature::FastIn,
+    ];
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

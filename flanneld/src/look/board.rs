@@ -104,6 +104,7 @@ impl Board {
     pub async fn status(&self) -> Status {
         let Inner { start, subnet_file, meters, ready, health, netlink, .. } = &*self.0;
         let now = Instant::now();
+        meters.refresh();
         let (interface, network) = self.note(|notes| notes.facts.clone()).unzip();
         let routes = match netlink.get().zip(network.as_ref()) {
             Some((netlink, network)) => routes(netlink, &network.networks).await.unwrap_or_default(),

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 use std::time::Duration;
 
 use hostnet::netns::run_in;
@@ -176,9 +177,18 @@ impl Flanneld {
 
     /// A number of /metrics; 0 if it is not there.
     pub fn metric(&self, name: &str) -> u64 {
+        self.read_metric(name)
+    }
+
+    /// The same of one that counts parts, too.
+    pub fn real_metric(&self, name: &str) -> f64 {
+        self.read_metric(name)
+    }
+
+    fn read_metric<T: FromStr<Err: std::fmt::Debug> + Default>(&self, name: &str) -> T {
         let text = self.get("/metrics").expect("flanneld does not answer");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0, |number| number.parse().unwrap())
+        line.map_or(T::default(), |number| number.parse().unwrap())
     }
 
     /// How many packets of a direction it dropped for a reason.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::fast::{IN, ON};
 use super::lab::{Lab, within};
 use super::traffic::answers;
 use super::wire::{Capture, PORT, inner, udp};
@@ -53,7 +54,18 @@ fn rss(pid: nix::unistd::Pid) -> u64 {
 
 #[test]
 fn nonsense_neither_ends_it_nor_makes_it_grow() {
-    let (lab, mut daemons, [a, b]) = Lab::pair();
+    nonsense_to(&[]);
+}
+
+/// The kernel's program judges the same, and leaves the odd ones to flanneld.
+#[test]
+fn nonsense_gets_no_further_by_the_fast_path() {
+    nonsense_to(ON);
+}
+
+fn nonsense_to(flags: &[&str]) {
+    let (lab, mut daemons, [a, b]) = Lab::pair_with(flags);
+    within(Duration::from_secs(5), "the pods talk", || answers(&a, &b));
     // A peer, so that what it sends gets as far as can be.
     lab.lease("10.5.200.0-24", lab.hosts[2].ip, 600);
     daemons[0].wait_for("flannel_leases", 3);
@@ -85,4 +97,5 @@ fn nonsense_neither_ends_it_nor_makes_it_grow() {
         assert!(daemons[0].dropped("in", reason) > 0, "{reason}");
     }
     assert_eq!(pod.stop().kept.len(), 0, "without a hop left, or with one too many");
+    assert_eq!(daemons[0].metric(IN) > 1000, flags == ON, "{}", daemons[0].metric(IN));
 }

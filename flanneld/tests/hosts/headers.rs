@@ -12,7 +12,9 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::fast::{BOTH, IN, ON, OUT};
 use super::lab::{Lab, Pod, within};
+use super::traffic::answers;
 use super::wire::{Capture, is_tunnel, udp};
 
 /// Expedited forwarding, and ECT(0).
@@ -48,15 +50,20 @@ fn sent(lab: &Lab, from: &Pod, to: (&Pod, SocketAddrV4), tos: u8) -> (Vec<u8>, V
 
 #[test]
 fn dscp_and_ecn_show_outside_and_marks_come_home() {
-    let (lab, daemons, [a, b]) = Lab::pair();
+    BOTH.iter().for_each(|flags| marks(flags));
+}
+
+fn marks(flags: &[&str]) {
+    let (lab, daemons, [a, b]) = Lab::pair_with(flags);
+    within(PATIENCE, "the pods talk", || answers(&a, &b));
     let _sink = udp(b.ns.path(), (b.ip, 9));
     let to = (&b, SocketAddrV4::new(b.ip, 9));
     for tos in [0, EF, EF_ECT, EF | 1] {
         assert_eq!(sent(&lab, &a, to, tos), (vec![tos], vec![tos]), "{tos:#x}");
     }
-    // A router on the way has met congestion.
-    run_in(lab.hosts[1].ns.path(), || {
-        nft::apply("table ip congested { chain arrive { type filter hook prerouting priority -300; udp dport 8285 ip ecn set ce; }; }")
+    // A switch on the way has met congestion.
+    run_in(lab.switch(), || {
+        nft::apply("table bridge congested { chain pass { type filter hook forward priority 0; udp dport 8285 ip ecn set ce; }; }")
     })
     .unwrap()
     .unwrap();
@@ -64,11 +71,18 @@ fn dscp_and_ecn_show_outside_and_marks_come_home() {
     let before = daemons[1].dropped("in", "Congestion");
     assert_eq!(sent(&lab, &a, to, EF), (vec![EF], vec![]), "and is no use to who does not understand it");
     assert!(daemons[1].dropped("in", "Congestion") >= before + 10);
+    let by_kernel = (daemons[0].metric(OUT) >= 50, daemons[1].metric(IN) >= 40);
+    assert_eq!(by_kernel, (flags == ON, flags == ON));
 }
 
 #[test]
 fn classes_in_one_burst_stay_apart() {
-    let (lab, _daemons, [a, b]) = Lab::pair();
+    BOTH.iter().for_each(|flags| burst(flags));
+}
+
+fn burst(flags: &[&str]) {
+    let (lab, _daemons, [a, b]) = Lab::pair_with(flags);
+    within(PATIENCE, "the pods talk", || answers(&a, &b));
     let sink = udp(b.ns.path(), (b.ip, 9));
     sink.set_read_timeout(Some(PATIENCE)).unwrap();
     let sockets = [EF_ECT, 0, EF].map(|tos| (classed(&a, tos), tos));
@@ -109,7 +123,12 @@ fn ecn_is_not_offered_where_marks_would_get_lost() {
 /// Go flannel's figure: each flanneld is a hop, and a packet whose last one is used up goes no further.
 #[test]
 fn a_crossing_costs_two_hops() {
-    let (lab, daemons, [_, b]) = Lab::pair();
+    BOTH.iter().for_each(|flags| crossing(flags));
+}
+
+fn crossing(flags: &[&str]) {
+    let (lab, daemons, [a, b]) = Lab::pair_with(flags);
+    within(PATIENCE, "the pods talk", || answers(&a, &b));
     let (host, tunnel) = (lab.hosts[0].ns.path(), daemons[1].subnet().0.network());
     let replies = Capture::start(host, "flannel0", |ip| ip[9] == 1 && ip[20] == 0);
     let fd = run_in(host, || {

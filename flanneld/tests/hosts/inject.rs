@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::fast::{BOTH, IN, ON};
 use super::flannel::Flanneld;
 use super::lab::{Lab, Pod, within};
+use super::traffic::answers;
 use super::wire::{Capture, PORT, inner, udp};
 
 /// Of each kind.
@@ -31,8 +33,10 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Scene {
-        let (lab, daemons, pods) = Lab::pair();
+    fn new(flags: &[&str]) -> Scene {
+        let (lab, daemons, pods) = Lab::pair_with(flags);
+        // The programs are there before anybody attacks.
+        within(Duration::from_secs(5), "the pods talk", || answers(&pods[0], &pods[1]));
         Scene { daemons, pods, lab }
     }
 
@@ -64,7 +68,11 @@ impl Scene {
 /// Go flannel would fail here: it looks neither at who sent a datagram nor at the source inside.
 #[test]
 fn what_a_stranger_injects_is_dropped_and_counted() {
-    let scene = Scene::new();
+    BOTH.iter().for_each(|flags| stranger(flags));
+}
+
+fn stranger(flags: &[&str]) {
+    let scene = Scene::new(flags);
     let (a, b) = (scene.pods[0].ip, scene.pods[1].ip);
     let stranger = udp(scene.lab.hosts[2].ns.path(), (scene.lab.hosts[2].ip, PORT));
     let nobody = Ipv4Addr::new(10, 5, 255, 9);
@@ -74,15 +82,21 @@ fn what_a_stranger_injects_is_dropped_and_counted() {
 
 #[test]
 fn another_process_of_the_next_hop_is_a_stranger_too() {
-    let scene = Scene::new();
-    let other_port = udp(scene.lab.hosts[1].ns.path(), (scene.lab.hosts[1].ip, 0));
-    assert_eq!(scene.attack(&other_port, &[(scene.pods[1].ip, scene.pods[0].ip)], "Sender"), 0);
+    for flags in BOTH {
+        let scene = Scene::new(flags);
+        let other_port = udp(scene.lab.hosts[1].ns.path(), (scene.lab.hosts[1].ip, 0));
+        assert_eq!(scene.attack(&other_port, &[(scene.pods[1].ip, scene.pods[0].ip)], "Sender"), 0);
+    }
 }
 
 /// The second host turns evil: its flanneld is replaced by the test, with the right address and port.
 #[test]
 fn a_neighbour_speaks_for_its_own_pods_only_and_reaches_pods_only() {
-    let mut scene = Scene::new();
+    BOTH.iter().for_each(|flags| neighbour(flags));
+}
+
+fn neighbour(flags: &[&str]) {
+    let mut scene = Scene::new(flags);
     let third = Ipv4Addr::new(10, 5, 200, 2);
     scene.lab.lease("10.5.200.0-24", scene.lab.hosts[2].ip, 600);
     scene.daemons[0].wait_for("flannel_leases", 3);
@@ -101,4 +115,6 @@ fn a_neighbour_speaks_for_its_own_pods_only_and_reaches_pods_only() {
     ];
     assert_eq!(scene.attack(&neighbour, &elsewhere.map(|to| (b, to)), "Destination"), 0);
     assert_eq!(scene.attack(&neighbour, &[(b, a)], "Sender"), EACH as usize, "its own pods are heard");
+    let by_kernel = scene.daemons[0].metric(IN);
+    assert_eq!(by_kernel >= EACH, flags == ON, "{by_kernel}");
 }

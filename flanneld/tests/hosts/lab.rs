@@ -113,8 +113,13 @@ impl Lab {
 
     /// Two hosts that carry each other's packets, with a pod on each.
     pub fn pair() -> (Lab, [Flanneld; 2], [Pod; 2]) {
+        Lab::pair_with(&[])
+    }
+
+    /// The same with these flags.
+    pub fn pair_with(flags: &[&str]) -> (Lab, [Flanneld; 2], [Pod; 2]) {
         let lab = Lab::with_hosts(3);
-        let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, &[]));
+        let daemons = [0, 1].map(|n| Flanneld::start(&lab, n, flags));
         let pods = [0, 1].map(|n| lab.pod(n, &daemons[n]));
         daemons[0].wait_for("flannel_leases", 2);
         daemons[1].wait_for("flannel_leases", 2);
@@ -202,8 +207,18 @@ impl Lab {
 
     /// Breaks all connections to etcd; it keeps what it has.
     pub fn restart_etcd(&mut self) {
+        self.stop_etcd();
+        self.start_etcd();
+    }
+
+    /// Kills etcd.
+    pub fn stop_etcd(&mut self) {
         self.etcd.kill().unwrap();
         self.etcd.wait().unwrap();
+    }
+
+    /// Starts it with what it had.
+    pub fn start_etcd(&mut self) {
         self.etcd = etcd(&self.switch, self.dir.path());
     }
 
@@ -224,13 +239,12 @@ impl Lab {
 
     /// Stops etcd, sets it back to a copy of its data, or makes one, and starts it.
     pub fn etcd_data(&mut self, what: Data) {
-        self.etcd.kill().unwrap();
-        self.etcd.wait().unwrap();
+        self.stop_etcd();
         let (data, backup) = (self.dir.path().join("etcd"), self.dir.path().join("backup"));
         let (from, to) = if what == Data::Back { (&backup, &data) } else { (&data, &backup) };
         let _ = std::fs::remove_dir_all(to);
         copy(from, to);
-        self.etcd = etcd(&self.switch, self.dir.path());
+        self.start_etcd();
     }
 
     /// A pod on a host, as the CNI plugins would make it from subnet.env.

@@ -3,16 +3,18 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
 use std::process::Child;
+use std::time::Duration;
 
 use flanneld::look::status::Status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::flannel::Flanneld;
-use super::lab::{Lab, Pod};
+use super::lab::{Lab, Pod, within};
+use super::path_mtu::black_hole;
 use super::traffic::{answers, dial, echo};
 
-fn status(daemon: &Flanneld) -> Status {
+pub fn status(daemon: &Flanneld) -> Status {
     let (well, text) = daemon.look(&["status", "-o", "json"]);
     assert!(well, "{text}");
     serde_json::from_str(&text).unwrap()
@@ -20,7 +22,7 @@ fn status(daemon: &Flanneld) -> Status {
 
 /// The findings of a trace by their stages; the last one is the one that fails, if one does.
 #[track_caller]
-fn trace(from: &Flanneld, to: Ipv4Addr, failing: Option<&str>, words: &[&str]) -> String {
+pub fn trace(from: &Flanneld, to: Ipv4Addr, failing: Option<&str>, words: &[&str]) -> String {
     let (well, text) = from.look(&["ping", "--trace", &to.to_string()]);
     println!("{text}");
     assert_eq!(well, failing.is_none(), "{text}");
@@ -66,10 +68,28 @@ fn the_status_says_what_is() {
     assert_eq!((after.in_packets - before.in_packets, after.in_bytes - before.in_bytes), (sent, sent * 36));
     let metric = format!(r#"flannel_peer_packets_total{{peer="{}",direction="out"}}"#, lab.hosts[1].ip);
     assert!(daemons[0].metric(&metric) >= after.out_packets);
-    assert!(daemons[0].metric("flannel_convergence_seconds_count") >= 1);
+    lease_and_convergence_are_told(&lab, &daemons[0]);
     let (_, text) = daemons[0].look(&["status"]);
     println!("{text}");
     assert!(text.contains("ready") && text.contains(&lab.hosts[1].ip.to_string()));
+}
+
+/// The age of the lease, and how long news of a lease took until packets went by them.
+fn lease_and_convergence_are_told(lab: &Lab, daemon: &Flanneld) {
+    const NEWS: &str = "flannel_convergence_seconds";
+    let age = || (status(daemon).lease.unwrap().age, daemon.real_metric("flannel_lease_age_seconds"));
+    within(Duration::from_secs(5), "the lease has an age", || age().1 > 1.0);
+    let (told, metric) = age();
+    assert!((told - metric).abs() < 2.0, "{told} {metric}");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(age().1 > metric + 0.9, "it grows");
+    let read = || (daemon.metric(&format!("{NEWS}_count")), daemon.real_metric(&format!("{NEWS}_sum")));
+    let before = read();
+    lab.lease("10.5.200.0-24", lab.hosts[2].ip, 600);
+    daemon.wait_for("flannel_leases", 3);
+    let after = read();
+    assert_eq!(after.0, before.0 + 1, "one piece of news");
+    assert!(after.1 > before.1 && after.1 - before.1 < 0.2, "{} s", after.1 - before.1);
 }
 
 #[test]
@@ -85,7 +105,7 @@ fn what_a_stranger_does_wrong_is_told() {
         assert!(!well && text.contains(words), "{args:?}: {text}");
     }
     lab.signal_etcd(Signal::SIGKILL);
-    super::lab::within(std::time::Duration::from_secs(20), "the status knows that etcd is away", || {
+    within(Duration::from_secs(20), "the status knows that etcd is away", || {
         status(&daemons[0]).subnet_manager.error.is_some()
     });
     daemons[0].end(Signal::SIGKILL);
@@ -96,7 +116,7 @@ fn what_a_stranger_does_wrong_is_told() {
 }
 
 /// Starts a capture and waits until it listens.
-fn capture(daemon: &Flanneld, args: &[&str]) -> (Child, BufReader<std::process::ChildStderr>) {
+pub fn capture(daemon: &Flanneld, args: &[&str]) -> (Child, BufReader<std::process::ChildStderr>) {
     let mut child = daemon.look_on(&[&["capture"], args].concat());
     let mut words = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
@@ -106,8 +126,8 @@ fn capture(daemon: &Flanneld, args: &[&str]) -> (Child, BufReader<std::process::
 }
 
 /// Ends it by Ctrl-C; its lines and its last word.
-fn end(mut child: Child, mut words: BufReader<std::process::ChildStderr>) -> (String, String) {
-    std::thread::sleep(std::time::Duration::from_millis(300));
+pub fn end(mut child: Child, mut words: BufReader<std::process::ChildStderr>) -> (String, String) {
+    std::thread::sleep(Duration::from_millis(300));
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
     let (mut lines, mut last) = (String::new(), String::new());
     child.stdout.take().unwrap().read_to_string(&mut lines).unwrap();
@@ -235,9 +255,34 @@ fn a_filtered_port_is_told_from_a_dead_flanneld() {
     trace(&scene.daemons[0], scene.pods[1].ip, Some("tunnel"), &words);
 }
 
+/// flanneld asks on its own how large packets may be, when packets begin to flow; what happens later it finds out within a minute.
+pub fn the_way_is_known_to_be_wide() {
+    std::thread::sleep(Duration::from_secs(2));
+}
+
+#[test]
+fn a_black_hole_that_flanneld_has_found_is_told() {
+    // It is there before the first packet, with which flanneld asks.
+    let (_lab, daemons, [a, b]) = black_hole(1400);
+    within(Duration::from_secs(10), "it is found", || {
+        answers(&a, &b);
+        daemons[0].metric("flannel_path_mtu_narrow_peers") == 1
+    });
+    // The second time the kernel knows it, too.
+    for _ in 0..2 {
+        trace(
+            &daemons[0],
+            b.ip,
+            None,
+            &["?    size", "flanneld has found that 1372 pass", "no more than 1400 bytes on the wire"],
+        );
+    }
+}
+
 #[test]
 fn a_black_hole_for_large_packets_is_measured() {
     let scene = Scene::new();
+    the_way_is_known_to_be_wide();
     // Of the IP packet between the hosts.
     scene.lab.drop_between("ip protocol udp ip length > 1400");
     let words = ["ok   pod", "1472 bytes vanish and nobody tells, 1372 pass", "1500 vanish, 1400 pass"];

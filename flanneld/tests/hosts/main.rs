@@ -20,7 +20,7 @@
 //! | paused beyond its lease a node sends nothing, and overwrites nobody | `death::paused_beyond…` | plain put over the new owner (1289, 1343) |
 //! | a damaged record costs itself only | `damage::*` | all routes go, or the daemon exits (126) |
 //! | a peer that moved while the watch was broken is found | `silent::what_happened…`, `silent::after_a_cut_line…` | not told (1247) |
-//! | etcd that is silent, away or set back costs no packet | `silent::a_minute…`, `silent::a_silent…`, `silent::a_lease_survives…` | watches a revision to come |
+//! | etcd that is silent, away or set back costs no packet | `silent::minutes…`, `silent::a_silent…`, `silent::a_lease_survives…` | watches a revision to come |
 //! | device, address, routes, entries and rules that are deleted are back within 2 s | `heal::*` | device with another address, no entries (869, 877) |
 //! | the interface flaps, moves, is made anew | `moving::*` | looked at once, at the start (1434, 1759) |
 //! | what a dead predecessor left goes | `stale::*` | stays (2554) |
@@ -30,6 +30,8 @@
 //! | killed: nothing leaves in clear, connections live | `death::killed…`, `death::terminated…`, `death::without_a_device…` | the device goes, packets leave in clear |
 //! | of two networks on one host none touches the other's | `networks::*` | routes of both stay, rules of one are the other's |
 //! | an upgrade loses no packet | `upgrade::*` | nothing is carried meanwhile |
+//! | the kernel's fast path judges as flanneld does | `verdicts::*`, and `inject`, `flood`, `headers` once more with it | has none |
+//! | four thousand leases | `scale::*` | searches a list for each packet |
 
 // Helpers of tests are tests too; figures and the daemons' logs are for whoever runs them.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -51,18 +53,21 @@ mod ipip;
 mod kube;
 mod lab;
 mod look;
+mod look_fast;
 mod moving;
 mod mtu;
 mod nat;
 mod networks;
 mod path_mtu;
 mod reboot;
+mod scale;
 mod series;
 mod silent;
 mod stale;
 mod traffic;
 mod unreachable;
 mod upgrade;
+mod verdicts;
 mod vxlan;
 mod wire;
 mod wireguard;

@@ -20,7 +20,7 @@ const BACKENDS: [&str; 3] = [
 /// After the hosts themselves reach each other again.
 const FLAP: Duration = Duration::from_secs(2);
 /// After the host is reached elsewhere.
-const MOVE: Duration = Duration::from_secs(3);
+const MOVE: Duration = Duration::from_secs(2);
 const MOVED: Ipv4Addr = Ipv4Addr::new(198, 18, 50, 101);
 
 fn pair(config: &str, more: &[&str]) -> (Lab, [Flanneld; 2], [Pod; 2]) {

@@ -45,7 +45,7 @@ fn routed(mtu: u32) -> (Lab, [Flanneld; 2], [Pod; 2]) {
 }
 
 /// Two hosts on a switch that drops what is longer than so many bytes, and says nothing.
-fn black_hole(most: usize) -> (Lab, [Flanneld; 2], [Pod; 2]) {
+pub fn black_hole(most: usize) -> (Lab, [Flanneld; 2], [Pod; 2]) {
     let lab = Lab::with_hosts(3);
     lab.drop_between(&format!("meta length > {most}"));
     start(lab)

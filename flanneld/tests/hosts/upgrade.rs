@@ -67,6 +67,7 @@ fn no_packet_is_lost(config: &str, more: &[&str]) {
     let (lab, mut daemons, [a, b]) = pair(config, more);
     let idle = during(&a, &b, || std::thread::sleep(AROUND));
     println!("nothing happens: {idle:?}");
+    let mut of_tcp = Vec::new();
     for host in [0, 1, 0, 1] {
         let subnet = daemons[host].subnet();
         let mut gaps = during(&a, &b, || {
@@ -77,11 +78,15 @@ fn no_packet_is_lost(config: &str, more: &[&str]) {
         });
         println!("host {host} upgraded: {gaps:?}");
         assert_eq!(gaps.each_ref().map(|outcome| outcome.lost), [0; 3], "host {host}");
+        of_tcp.push(gaps[2].gap);
         gaps.sort_by_key(|outcome| outcome.gap);
         assert!(gaps[1].gap <= GAP, "host {host}: {gaps:?}");
         assert_eq!(daemons[host].subnet(), subnet);
         assert!(daemons[host].get("/readyz").unwrap().contains("is ready"), "it has the port now");
     }
+    // The machine may stall once; an upgrade that makes a connection wait would do so each time.
+    of_tcp.sort();
+    assert!(of_tcp[1] <= GAP, "a connection waits: {of_tcp:?}");
     assert_eq!(daemons[0].metric("flannel_leases"), 2);
 }
 

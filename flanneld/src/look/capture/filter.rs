@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use socket2::SockFilter;
 
-use super::decode::{Datagram, View};
+use super::decode::View;
+use super::stripped::{Outer, Stripped};
 
 /// What was chosen; what is empty takes all.
 #[derive(Debug, Clone, Default)]
@@ -21,9 +22,8 @@ pub struct Wanted {
 
 impl Wanted {
     /// Whether a packet is wanted; one that is no IP packet is if nothing is asked of inner packets.
-    pub fn takes(&self, outer: &Datagram<'_>, inner: Option<&View<'_>>) -> bool {
-        let peer = |ip: &Ipv4Addr| outer.from.ip() == ip || outer.to.ip() == ip;
-        if !self.peers.is_empty() && !self.peers.iter().any(peer) {
+    pub fn takes(&self, outer: &Outer, inner: Option<&View<'_>>) -> bool {
+        if !self.peers.is_empty() && !self.peers.iter().any(|ip| outer.is_of(*ip)) {
             return false;
         }
         let Some(inner) = inner else {
@@ -38,8 +38,8 @@ impl Wanted {
 }
 
 /// The filter that the kernel runs (classic BPF, see `Documentation/networking/filter.rst`): IPv4 and UDP of this port on this interface,
-/// no later fragments. `link` is the length of the header before IP's.
-pub fn program(interface: u32, port: u16, link: u32) -> Vec<SockFilter> {
+/// no later fragments, and what comes in stripped. `link` is the length of the header before IP's.
+pub fn program(interface: u32, port: u16, link: u32, stripped: Option<Stripped>) -> Vec<SockFilter> {
     /// Where the kernel's own fields of a packet begin.
     const ANCILLARY: u32 = libc::SKF_AD_OFF as u32;
     const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
@@ -49,12 +49,29 @@ pub fn program(interface: u32, port: u16, link: u32) -> Vec<SockFilter> {
     const HEADER_LENGTH: u16 = (libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+    const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let steps = [
+    let of_pods = |Stripped { network, own }: Stripped| {
+        [
+            (LOAD_WORD, 0, 0, ANCILLARY.wrapping_add(libc::SKF_AD_PKTTYPE as u32)),
+            (EQUAL, 6, 0, u32::from(libc::PACKET_OUTGOING)),
+            (LOAD_WORD, 0, 0, link + 12),
+            (AND, 0, 0, u32::from(network.mask())),
+            (EQUAL, 0, 3, u32::from(network.network())),
+            (LOAD_WORD, 0, 0, link + 16),
+            (AND, 0, 0, u32::from(own.mask())),
+            (EQUAL, 10, 0, u32::from(own.network())),
+        ]
+    };
+    let of_pods: Vec<_> = stripped.into_iter().flat_map(of_pods).collect();
+    let more = of_pods.len() as u8;
+    let right_interface = [
         (LOAD_WORD, 0, 0, ANCILLARY.wrapping_add(libc::SKF_AD_IFINDEX as u32)),
-        (EQUAL, 0, 11, interface),
+        (EQUAL, 0, 11 + more, interface),
         (LOAD_WORD, 0, 0, ANCILLARY.wrapping_add(libc::SKF_AD_PROTOCOL as u32)),
-        (EQUAL, 0, 9, libc::ETH_P_IP as u32),
+        (EQUAL, 0, 9 + more, libc::ETH_P_IP as u32),
+    ];
+    let of_the_tunnel = [
         (LOAD_BYTE, 0, 0, link + 9),
         (EQUAL, 0, 7, libc::IPPROTO_UDP as u32),
         (LOAD_HALF, 0, 0, link + 6),
@@ -67,7 +84,8 @@ pub fn program(interface: u32, port: u16, link: u32) -> Vec<SockFilter> {
         (RETURN, 0, 0, 0),
         (RETURN, 0, 0, u32::MAX),
     ];
-    steps.into_iter().map(|(code, then, or, k)| SockFilter::new(code, then, or, k)).collect()
+    let steps = right_interface.into_iter().chain(of_pods).chain(of_the_tunnel);
+    steps.map(|(code, then, or, k)| SockFilter::new(code, then, or, k)).collect()
 }
 
 #[cfg(test)]
@@ -80,7 +98,7 @@ mod tests {
     fn flows_are_chosen_by_peer_address_port_and_protocol() {
         let packet = Flow::tcp().packet(b"");
         let (from, to) = ("192.0.2.1:8285".parse().unwrap(), "192.0.2.2:8285".parse().unwrap());
-        let outer = Datagram { from, to, payload: &packet };
+        let outer = Outer::Datagram { from, to };
         let takes = |edit: &dyn Fn(&mut Wanted)| {
             let mut wanted = Wanted::default();
             edit(&mut wanted);

@@ -3,22 +3,19 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::decode::{Datagram, View, view};
+use super::decode::{View, view};
+use super::stripped::Outer;
 use crate::datapath::layers::{TCP, UDP};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// One line: when, which way, the outer datagram, the inner packet. `since` is since 1970 (UTC).
-pub fn line(since: Duration, outgoing: bool, outer: &Datagram<'_>, packet: &[u8]) -> String {
+/// One line: when, which way, what it travelled in, the inner packet. `since` is since 1970 (UTC).
+pub fn line(since: Duration, outgoing: bool, outer: &Outer, packet: &[u8]) -> String {
     let way = if outgoing { "out" } else { "in " };
-    let (from, to) = (
-        dotted(IpAddr::V4(*outer.from.ip()), outer.from.port()),
-        dotted(IpAddr::V4(*outer.to.ip()), outer.to.port()),
-    );
     let inner =
         view(packet).map_or_else(|| format!("no IP packet, length {}", packet.len()), |view| inner(&view));
-    format!("{} {way} {from} > {to} | {inner}", clock(since))
+    format!("{} {way} {outer} | {inner}", clock(since))
 }
 
 fn clock(since: Duration) -> String {
@@ -97,7 +94,7 @@ mod tests {
 
     fn shown(inner: &[u8]) -> String {
         let (from, to) = ("192.0.2.1:8285".parse().unwrap(), "192.0.2.2:8285".parse().unwrap());
-        line(Duration::new(86_400 + 3_723, 456_789_000), true, &Datagram { from, to, payload: inner }, inner)
+        line(Duration::new(86_400 + 3_723, 456_789_000), true, &Outer::Datagram { from, to }, inner)
     }
 
     #[test]

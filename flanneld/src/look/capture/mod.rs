@@ -1,5 +1,6 @@
 //! `flanneld capture`: the tunnel's packets, outer and inner, as they pass the interface between the hosts. That is where they pass
-//! whichever way they are carried: by the daemon, or by the kernel.
+//! whichever way they are carried: by the daemon, or by the kernel. What the kernel's fast path takes in has no outer headers any more by
+//! then ([`stripped`]).
 //!
 //! ```text
 //!  socket ─ frame ─► decode (outer, then each inner packet) ─► filter ─► line on the terminal, or file (pcapng)
@@ -10,6 +11,7 @@ mod file;
 pub mod filter;
 pub mod line;
 mod socket;
+pub mod stripped;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,10 +27,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::ask;
 use super::status::{Interface, Status};
-use decode::{Datagram, Wrap};
+use decode::Wrap;
 use file::Trace;
 use filter::Wanted;
 use socket::{Frame, Frames};
+use stripped::{Outer, Stripped};
 
 /// `flanneld capture`.
 #[derive(Debug, Args)]
@@ -69,6 +72,8 @@ fn protocol(text: &str) -> Result<u8, String> {
 struct Seen {
     frames: u64,
     packets: u64,
+    /// Those of the packets that the fast path took in.
+    stripped: u64,
     dropped: u32,
 }
 
@@ -98,7 +103,8 @@ pub(super) async fn run(args: &CaptureArgs, socket: &Path) -> Result<ExitCode> {
     let (interface, port, wrap) = wrap(&status)?;
     let link = Netlink::connect()?.link_by_name(&interface.name).await?;
     let ethernet = link.with_context(|| format!("{} is gone", interface.name))?.mac.len() == 6;
-    let frames = Frames::open(interface.index, port, if ethernet { 14 } else { 0 })
+    let stripped = Stripped::of(&status).filter(|_| ethernet && wrap == Wrap::Bare);
+    let frames = Frames::open(interface.index, port, if ethernet { 14 } else { 0 }, stripped)
         .with_context(|| format!("cannot look at {}", interface.name))?;
     let sink = match &args.write {
         None => Sink::Lines,
@@ -115,9 +121,12 @@ pub(super) async fn run(args: &CaptureArgs, socket: &Path) -> Result<ExitCode> {
         protocol: args.proto,
     };
     let stop = Arc::new(AtomicBool::new(false));
-    let capture = Capture { frames, ethernet, wrap, wanted, sink, most: args.count, stop: stop.clone() };
+    let (most, stopped) = (args.count, stop.clone());
+    let capture = Capture { frames, ethernet, wrap, wanted, sink, most, stripped, status, stop: stopped };
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    eprintln(&format!("capturing UDP port {port} on {}; Ctrl-C ends it", interface.name));
+    let also =
+        if stripped.is_some() { ", and what the fast path takes in there without outer headers" } else { "" };
+    eprintln(&format!("capturing UDP port {port} on {}{also}; Ctrl-C ends it", interface.name));
     let mut reading = tokio::task::spawn_blocking(move || capture.run());
     let seen = tokio::select! {
         seen = &mut reading => seen,
@@ -126,8 +135,12 @@ pub(super) async fn run(args: &CaptureArgs, socket: &Path) -> Result<ExitCode> {
             reading.await
         }
     }??;
-    let Seen { frames, packets, dropped } = seen;
-    eprintln(&format!("{packets} packets in {frames} frames; {dropped} frames dropped by the kernel"));
+    let Seen { frames, packets, stripped, dropped } = seen;
+    let by_kernel =
+        if stripped > 0 { format!(", {stripped} of them taken in by the fast path") } else { String::new() };
+    eprintln(&format!(
+        "{packets} packets in {frames} frames{by_kernel}; {dropped} frames dropped by the kernel"
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -149,6 +162,9 @@ struct Capture {
     wanted: Wanted,
     sink: Sink,
     most: Option<u64>,
+    stripped: Option<Stripped>,
+    /// As it was at the beginning: who has which lease.
+    status: Status,
     stop: Arc<AtomicBool>,
 }
 
@@ -181,19 +197,30 @@ impl Capture {
         let enough = |seen: &Seen| self.most.is_some_and(|most| seen.packets >= most);
         while !enough(seen) && !self.stop.load(Relaxed) {
             let Some(frame) = self.frames.next()? else { continue };
-            let Some(outer) = decode::outer(frame.bytes, self.ethernet) else { continue };
-            let before = seen.packets;
-            for packet in decode::inner(outer.payload, self.wrap) {
+            let bare = self.stripped.filter(|_| !frame.outgoing);
+            let (outer, payload) = match bare.and_then(|stripped| stripped.packet(frame.bytes)) {
+                Some((source, packet)) => {
+                    (Outer::Stripped { from: stripped::holder(&self.status, source) }, packet)
+                }
+                None => match decode::outer(frame.bytes, self.ethernet) {
+                    Some(it) => (Outer::Datagram { from: it.from, to: it.to }, it.payload),
+                    None => continue,
+                },
+            };
+            let (before, whole) = (seen.packets, matches!(outer, Outer::Datagram { .. }));
+            for packet in decode::inner(payload, self.wrap) {
                 if enough(seen) {
                     break;
                 }
                 if self.wanted.takes(&outer, decode::view(packet).as_ref()) {
-                    if seen.packets == before
-                        && let Sink::File(trace, _) = &mut self.sink
+                    if let Sink::File(trace, _) = &mut self.sink
+                        && whole
+                        && seen.packets == before
                     {
                         trace.outer(frame.since, frame.bytes)?;
                     }
                     seen.packets += 1;
+                    seen.stripped += u64::from(!whole);
                     self.sink.packet(&frame, &outer, packet)?;
                 }
             }
@@ -204,13 +231,16 @@ impl Capture {
 }
 
 impl Sink {
-    fn packet(&mut self, frame: &Frame<'_>, outer: &Datagram<'_>, packet: &[u8]) -> io::Result<()> {
+    fn packet(&mut self, frame: &Frame<'_>, outer: &Outer, packet: &[u8]) -> io::Result<()> {
         match self {
             Sink::Lines => {
                 writeln!(io::stdout(), "{}", line::line(frame.since, frame.outgoing, outer, packet))
             }
             Sink::File(trace, _) => {
-                let comment = format!("in {} > {}", outer.from, outer.to);
+                let comment = match outer {
+                    Outer::Datagram { from, to } => format!("in {from} > {to}"),
+                    Outer::Stripped { .. } => format!("{outer}; without outer headers before it was seen"),
+                };
                 trace.inner(frame.since, frame.bytes, packet, &comment)
             }
         }

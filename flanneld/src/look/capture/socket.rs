@@ -9,6 +9,7 @@ use nix::sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, setsock
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::filter;
+use super::stripped::Stripped;
 
 /// What the kernel keeps for us while we are busy, in bytes; behind that it drops, and counts.
 const BUFFER: usize = 8 << 20;
@@ -40,11 +41,11 @@ pub struct Frame<'a> {
 }
 
 impl Frames {
-    /// UDP of this port on an interface with link headers of this length.
-    pub fn open(interface: u32, port: u16, link: u32) -> io::Result<Frames> {
+    /// UDP of this port on an interface with link headers of this length, and what comes in there without.
+    pub fn open(interface: u32, port: u16, link: u32, stripped: Option<Stripped>) -> io::Result<Frames> {
         let all = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(all))?;
-        socket.attach_filter(&filter::program(interface, port, link))?;
+        socket.attach_filter(&filter::program(interface, port, link, stripped))?;
         socket.set_read_timeout(Some(LOOK))?;
         setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
         setsockopt(&socket, sockopt::RxqOvfl, &1)?;

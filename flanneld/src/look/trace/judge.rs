@@ -361,6 +361,8 @@ pub enum Large {
     Pass,
     /// Somebody tells that they are too long, and what would pass.
     Told(Ipv4Addr, u16),
+    /// flanneld here found out what passes, and tells those who send more.
+    Found(u32),
     /// They vanish; the largest that passes.
     Vanish(usize),
     /// This host does not send them.
@@ -380,6 +382,16 @@ pub fn size(mtu: u32, overhead: u32, large: &Large) -> Finding {
                 "packets of {mtu} bytes do not fit: {from} says that {passes} do; senders that heed it go on with less"
             ),
             lower,
+        ),
+        Large::Found(passes) => unsure(
+            STAGE,
+            format!(
+                "packets of {mtu} bytes do not fit: flanneld has found that {passes} pass, and tells pods that send more; TCP starts with less"
+            ),
+            format!(
+                "something between the hosts takes no more than {} bytes on the wire; nothing has to be done, but to spare pods this, {lower}",
+                passes + overhead
+            ),
         ),
         Large::Vanish(largest) => fail(
             STAGE,

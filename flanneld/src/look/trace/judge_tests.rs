@@ -182,6 +182,7 @@ fn behind_the_tunnel_it_is_the_bridge_or_the_pod() {
 fn large_packets_pass_are_refused_or_vanish() {
     shows(&size(1472, 28, &Large::Pass), Verdict::Ok, "packets of 1472 bytes");
     shows(&size(1472, 28, &Large::Told(PEER, 1400)), Verdict::Unsure, "192.0.2.2 says that 1400 do");
+    shows(&size(1472, 28, &Large::Found(1372)), Verdict::Unsure, "flanneld has found that 1372 pass");
     shows(&size(1472, 28, &Large::Vanish(1372)), Verdict::Fail, "1500 vanish, 1400 pass");
     shows(&size(1472, 28, &Large::Refused("Message too long".into())), Verdict::Fail, "does not send 1472");
 }

@@ -120,14 +120,14 @@ impl Trace<'_> {
             }
         }
         if self.to == tunnel {
-            return self.size();
+            return self.size().await;
         }
         let bridge = Ipv4Addr::from(u32::from(tunnel) + 1);
         if self.to != bridge {
             let outcome = self.ask(bridge, SMALL, PATIENCE, None)?;
             self.found(&judge::bridge(bridge, &outcome))?;
         }
-        if self.pod(&peer.to_string())? { self.size() } else { Ok(()) }
+        if self.pod(&peer.to_string())? { self.size().await } else { Ok(()) }
     }
 
     fn pod(&mut self, node: &str) -> Result<bool> {
@@ -135,17 +135,22 @@ impl Trace<'_> {
         self.found(&judge::pod(self.to, node, &outcome))
     }
 
-    fn size(&mut self) -> Result<()> {
+    async fn size(&mut self) -> Result<()> {
         let mtu = self.network.mtu;
         let outcome = self.ask(self.to, mtu as usize, PATIENCE, None)?;
         let told = outcome.trouble.iter().find_map(|(from, what, _)| match what {
             Trouble::TooBig(passes) => Some((*from, *passes)),
             _ => None,
         });
-        let large = match (outcome.echo, outcome.refused, told) {
+        let large = match (outcome.echo, told, outcome.refused) {
             (Some(_), ..) => Large::Pass,
-            (_, Some(error), _) => Large::Refused(error),
-            (_, _, Some((from, passes))) => Large::Told(from, passes),
+            (_, Some((from, passes)), _) if self.is_own(from) => Large::Found(passes.into()),
+            // The kernel heeds it for the questions after the first.
+            (_, Some((from, passes)), _) => Large::Told(from, passes),
+            (.., Some(error)) => match self.way().await?.mtu.filter(|known| *known < mtu) {
+                Some(passes) => Large::Found(passes),
+                None => Large::Refused(error),
+            },
             _ => Large::Vanish(self.largest(mtu as usize)),
         };
         let overhead = match self.network.backend.as_str() {
@@ -174,10 +179,16 @@ impl Trace<'_> {
         Ok(self.prober.ask(Ask { to, size, times: 3, gap: GAP, patience, tunnel })?)
     }
 
+    /// Whether this is the tunnel's own address, in whose name flanneld here answers.
+    fn is_own(&self, ip: Ipv4Addr) -> bool {
+        let subnets = self.status.lease.as_ref().map(|own| &own.subnets[..]).unwrap_or_default();
+        subnets.iter().any(|subnet| subnet.network() == IpAddr::V4(ip))
+    }
+
     /// What the kernel would do with a packet to there.
-    async fn route(&self, peer: Option<&Peer>) -> Result<Finding> {
+    async fn way(&self) -> Result<Way> {
         let netlink = Netlink::connect()?;
-        let way = match netlink.route_to(self.to.into()).await {
+        Ok(match netlink.route_to(self.to.into()).await {
             Ok(route) if route.kind == Kind::Unreachable => {
                 Way { error: Some("it refuses packets to there".to_owned()), ..Way::default() }
             }
@@ -193,7 +204,11 @@ impl Trace<'_> {
                 }
             }
             Err(error) => Way { error: Some(error.to_string()), ..Way::default() },
-        };
+        })
+    }
+
+    async fn route(&self, peer: Option<&Peer>) -> Result<Finding> {
+        let way = self.way().await?;
         let interface = self.status.interface.as_ref().map(|interface| interface.name.as_str());
         let plain = way.device.as_deref() == interface
             && peer.is_some_and(|peer| peer.public_ips.iter().any(|ip| way.via == Some(ip.to_string())));
