@@ -18,7 +18,7 @@ use crate::error::{during, unless};
 use crate::{Netlink, Result};
 
 /// Which of the two tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Table {
     /// `ip neigh`: `ip` is the neighbour's own address.
     Neighbours,
@@ -27,7 +27,7 @@ pub enum Table {
 }
 
 /// An entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Neighbour {
     /// In which table.
     pub table: Table,

@@ -16,7 +16,7 @@ use crate::error::{during, unless};
 use crate::{Error, Netlink, Result};
 
 /// What a route does with a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Kind {
     /// Sends it on.
     #[default]

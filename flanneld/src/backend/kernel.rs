@@ -1,6 +1,7 @@
 //! What a backend wants in the kernel's tables, and how it gets there: by difference, over what is wanted and what is found,
 //! so that what a dead predecessor or another backend left behind goes too.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
@@ -75,11 +76,12 @@ pub async fn sync(netlink: &Netlink, scope: Scope, desired: &Desired) -> Result<
         for table in [Table::Forwarding, Table::Neighbours] {
             let there = netlink.neighbours(*device, table).await?;
             let of_table = desired.neighbours.iter().filter(|n| n.index == *device && n.table == table);
-            let wanted: Vec<_> = of_table.collect();
+            // There may be thousands of each.
+            let (found, wanted): (HashSet<_>, HashSet<_>) = (there.iter().collect(), of_table.collect());
             for stale in there.iter().filter(|n| n.permanent && !wanted.contains(n)) {
                 note(netlink.delete_neighbour(stale).await);
             }
-            for missing in wanted.iter().filter(|n| !there.contains(n)) {
+            for missing in wanted.difference(&found) {
                 note(netlink.replace_neighbour(missing).await);
             }
         }
@@ -87,12 +89,12 @@ pub async fn sync(netlink: &Netlink, scope: Scope, desired: &Desired) -> Result<
     let devices: Vec<u32> =
         netlink.links().await?.iter().filter(|l| l.name.starts_with(DEVICES)).map(|l| l.index).collect();
     let there = netlink.routes().await?;
-    for stale in
-        there.iter().filter(|r| ours(r, scope, &devices) && !desired.routes.iter().any(|w| same(w, r)))
-    {
+    let wanted: HashSet<_> = desired.routes.iter().map(meaning).collect();
+    let found: HashSet<_> = there.iter().filter(|route| route.table == MAIN).map(meaning).collect();
+    for stale in there.iter().filter(|r| ours(r, scope, &devices) && !wanted.contains(&meaning(r))) {
         note(netlink.delete_route(stale).await);
     }
-    for missing in desired.routes.iter().filter(|w| !there.iter().any(|r| same(w, r))) {
+    for missing in desired.routes.iter().filter(|route| !found.contains(&meaning(route))) {
         note(netlink.replace_route(missing).await);
     }
     outcome.context("the kernel's routes are not as they should be")
@@ -115,13 +117,12 @@ fn is_inside(part: IpNetwork, whole: IpNetwork) -> bool {
     part.prefix() >= whole.prefix() && whole.contains(part.network())
 }
 
-fn same(wanted: &Route, there: &Route) -> bool {
-    let way = |route: &Route| (route.gateway, route.oif, route.onlink, route.mtu);
-    wanted.dst == there.dst
-        && wanted.kind == there.kind
-        && wanted.priority() == there.priority()
-        && there.table == MAIN
-        && (wanted.kind != Kind::Unicast || way(wanted) == way(there))
+/// What makes two routes of the main table the same: what they are for, and the way that they lead.
+type Meaning = (IpNetwork, Kind, u32, Option<(Option<IpAddr>, Option<u32>, bool, Option<u32>)>);
+
+fn meaning(route: &Route) -> Meaning {
+    let way = (route.gateway, route.oif, route.onlink, route.mtu);
+    (route.dst, route.kind, route.priority(), Some(way).filter(|_| route.kind == Kind::Unicast))
 }
 
 /// Gives a device this address and takes away others of its family.
@@ -171,6 +172,7 @@ mod tests {
 
     #[test]
     fn routes_are_the_same_if_they_lead_the_same_way() {
+        let same = |wanted: &Route, there: &Route| meaning(wanted) == meaning(there);
         let route = Route { oif: Some(3), mtu: Some(1472), ..Route::to("10.5.0.0/16".parse().unwrap()) };
         assert!(same(&route, &Route { src: Some([10, 5, 1, 0].into()), ..route.clone() }));
         assert!(!same(&route, &Route { mtu: None, ..route.clone() }));

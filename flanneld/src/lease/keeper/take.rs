@@ -35,7 +35,6 @@ impl Keeper {
         };
         let own = records.iter().filter_map(|record| {
             let lease = Lease::decode(&record.key, &record.value).ok()?;
-            let is_good = network.hands_out(&lease.subnets) && older_owner(records, record).is_none();
             let holding = Holding::of(&record.value);
             let same = holding.holder.as_ref() == Some(&self.settings.holder);
             let by_machine = !same && !lease.is_of(&self.settings.public);
@@ -43,7 +42,9 @@ impl Keeper {
                 return None;
             }
             let ours = lease.subnets.iter().any(fits);
-            ours.then_some(Own { record, subnets: lease.subnets, is_good, by_machine })
+            // Whether it is good costs a look at all records: that is done for the own ones only.
+            let is_good = || network.hands_out(&lease.subnets) && older_owner(records, record).is_none();
+            ours.then(|| Own { record, subnets: lease.subnets, is_good: is_good(), by_machine })
         });
         own.max_by_key(|own| (own.is_good, !own.by_machine))
     }
