@@ -1,6 +1,6 @@
 //! Server-side apply's merge: what is applied goes over what is there, and what an applier has given up goes, unless somebody else owns it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -28,7 +28,12 @@ pub(super) fn merged(parts: Parts<'_>, live: Option<&Value>, applied: &Value) ->
 
 /// Items stand as the applier has them; those that he doesn't have keep their place among those that were there.
 fn merged_list(parts: Parts<'_>, live: &[Value], applied: &[Value]) -> Vec<Value> {
-    let place = |item: &Value| live.iter().position(|there| parts.element(there) == parts.element(item));
+    // By element, once: a client's list may have thousands of items. Of two that are alike the first one counts.
+    let mut places = BTreeMap::new();
+    for (at, item) in live.iter().enumerate() {
+        places.entry(parts.element(item)).or_insert(at);
+    }
+    let place = |item: &Value| places.get(&parts.element(item)).copied();
     let known: BTreeSet<usize> = applied.iter().filter_map(place).collect();
     let mut others = (0..live.len()).filter(|at| !known.contains(at)).peekable();
     let mut result = Vec::with_capacity(live.len() + applied.len());

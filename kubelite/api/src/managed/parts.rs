@@ -75,12 +75,10 @@ impl<'a> Parts<'a> {
     /// The path element of a list's item; none if a key is missing that has no default.
     pub fn element(self, item: &Value) -> Option<Box<str>> {
         let Parts::Items(items, keys) = self else { return Some(value_element(item)) };
-        let defaults: Vec<Option<Value>> = keys.iter().map(|key| default(items, key)).collect();
-        let value = |(key, default): (&&'static str, &'_ Option<Value>)| -> Option<(&'static str, Value)> {
-            Some((*key, item.get(*key).cloned().or_else(|| default.clone())?))
-        };
-        let found: Option<Vec<(&str, Value)>> = keys.iter().zip(&defaults).map(value).collect();
-        Some(key_element(found?.iter().map(|(key, value)| (*key, value))))
+        let value =
+            |key: &&'static str| Some((*key, item.get(*key).cloned().or_else(|| default(items, key))?));
+        let found: Vec<(&str, Value)> = keys.iter().map(value).collect::<Option<_>>()?;
+        Some(key_element(found.iter().map(|(key, value)| (*key, value))))
     }
 
     /// The parts of a value; none of a value that is no whole of the kind. Items without keys are left out.

@@ -1,10 +1,10 @@
 //! Server-side apply: what is applied becomes a change of what is there, or a new object.
 
 use kubelite_api::status::ApiError;
-use kubelite_api::{managed, object, scalar, schema};
+use kubelite_api::{managed, object};
 use serde_json::Value;
 
-use super::{Context, Owner, Registry};
+use super::{Context, Owner, Registry, as_manager, stored_schema};
 use crate::strategy::Part;
 
 /// What is applied.
@@ -51,9 +51,8 @@ impl Registry {
 }
 
 fn merged(context: Context<'_>, part: Part, live: &Value, applied: Applied<'_>) -> Result<Value, ApiError> {
-    let stored = context.resource.stored();
-    let schema = schema::for_kind(stored.group, stored.version, stored.kind)
-        .ok_or_else(|| ApiError::internal(format!("{} has no schema", stored.kind)))?;
+    let schema = stored_schema(context.resource)
+        .ok_or_else(|| ApiError::internal(format!("{} has no schema", context.resource.kind)))?;
     let mut wanted = applied.object.clone();
     if let Some(map) = wanted.as_object_mut().filter(|_| context.resource.subresources.contains(&"status")) {
         // The other part is another request's: nobody owns by this one what it can't write.
@@ -62,9 +61,7 @@ fn merged(context: Context<'_>, part: Part, live: &Value, applied: Applied<'_>) 
             _ => field != "status",
         });
     }
-    let (api_version, now) = (context.resource.api_version(), scalar::format_time(jiff::Timestamp::now()));
-    let subresource = &context.request.subresource;
-    let manager =
-        managed::Manager { name: applied.manager, api_version: &api_version, subresource, now: &now };
-    managed::apply(schema, live, &wanted, &manager, applied.force)
+    as_manager(context, applied.manager, |manager| {
+        managed::apply(schema, live, &wanted, manager, applied.force)
+    })
 }

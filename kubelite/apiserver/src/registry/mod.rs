@@ -14,6 +14,7 @@ mod update;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kubelite_api::schema::Schema;
 use kubelite_api::status::ApiError;
 use kubelite_api::{managed, object, scalar, schema, validate};
 use serde_json::{Value, json};
@@ -140,15 +141,22 @@ fn check(resource: &Resource, object: &Value, old: Option<&Value>) -> Result<(),
 
 /// Writes down who owns what of a new object or a change.
 fn own(context: Context<'_>, old: &Value, object: &mut Value, trusted: bool) {
-    let stored = context.resource.stored();
-    let schema = schema::for_kind(stored.group, stored.version, stored.kind);
-    if let (Owner::Manager(name), Some(schema)) = (context.owner, schema) {
-        let (api_version, now) =
-            (context.resource.api_version(), scalar::format_time(jiff::Timestamp::now()));
-        let subresource = &context.request.subresource;
-        let manager = managed::Manager { name, api_version: &api_version, subresource, now: &now };
-        managed::update(schema, old, object, &manager, trusted);
+    if let (Owner::Manager(name), Some(schema)) = (context.owner, stored_schema(context.resource)) {
+        as_manager(context, name, |manager| managed::update(schema, old, object, manager, trusted));
     }
+}
+
+/// The schema of what is stored.
+fn stored_schema(resource: &Resource) -> Option<&'static Schema> {
+    let stored = resource.stored();
+    schema::for_kind(stored.group, stored.version, stored.kind)
+}
+
+/// Does something as the manager of this name, who writes now.
+fn as_manager<T>(context: Context<'_>, name: &str, act: impl FnOnce(&managed::Manager<'_>) -> T) -> T {
+    let (api_version, now) = (context.resource.api_version(), scalar::format_time(jiff::Timestamp::now()));
+    let subresource = &context.request.subresource;
+    act(&managed::Manager { name, api_version: &api_version, subresource, now: &now })
 }
 
 fn apply_defaults(resource: &Resource, object: &mut Value) {

@@ -1,8 +1,8 @@
-//! The checks of the Pod Security Standards: a pod in, what is wrong with it out, in upstream's words and order. Pure.
+//! The checks of the Pod Security Standards: a pod in, what is wrong with it out, in upstream's order. Pure.
 
 use serde_json::Value;
 
-use super::Level;
+use super::Level::{self, Baseline, Restricted};
 use crate::auth::rbac::array;
 
 /// What a pod's checks look at.
@@ -24,8 +24,6 @@ struct Check {
 const fn check(from: Level, to: Level, what: &'static str, find: fn(&Pod<'_>) -> Vec<String>) -> Check {
     Check { from, to, what, find }
 }
-
-use Level::{Baseline, Restricted};
 
 const CHECKS: &[Check] = &[
     check(Restricted, Restricted, "allowPrivilegeEscalation != false", escalation),
@@ -83,8 +81,7 @@ impl<'a> Pod<'a> {
     /// What neither the pod nor some containers say as they must.
     fn missing(&self, is: impl Fn(&Value) -> bool, what: &str) -> Vec<String> {
         let pod = is(&self.spec["securityContext"]);
-        let own = |container: &Value| container["securityContext"].clone();
-        let without = self.of(|container| !is(&own(container)) && !pod);
+        let without = self.of(|container| !pod && !is(&container["securityContext"]));
         said(&without, what).map(|text| format!("pod or {text}")).into_iter().collect()
     }
 }
