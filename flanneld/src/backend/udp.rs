@@ -34,8 +34,9 @@ pub fn device(network: usize) -> String {
 const OVERHEAD: u32 = 28;
 /// The least outer MTU: that which each host has to take (RFC 791 section 3.2).
 pub const LEAST_MTU: u32 = 576;
-/// Short, so that a busy daemon drops early in place of letting packets wait for milliseconds.
-const QUEUE: u32 = 100;
+/// Short, so that a busy daemon drops early in place of letting packets wait for milliseconds; long enough for small packets that come while
+/// the loop waits for a processor.
+const QUEUE: u32 = 250;
 
 /// The largest inner packet. `outer` is the configuration's MTU; more than the interface's would never leave it.
 pub fn mtu(external: &External, outer: Option<u32>) -> u32 {
