@@ -100,6 +100,75 @@ fn port_forward_carries_a_request() -> Result<()> {
 }
 
 #[test]
+fn a_custom_resource_is_defined_used_and_gone() -> Result<()> {
+    let lab = Lab::attach()?;
+    let outcome = define(&lab);
+    run(&mut lab.kubectl(&[
+        "delete",
+        "crd",
+        "crontabs.stable.example.com",
+        "--ignore-not-found",
+        "--timeout=30s",
+    ]))?;
+    outcome
+}
+
+/// What the documentation of custom resources shows, with kubectl's own validation, columns, explanations and scaling; and the garbage
+/// collector, which finds the new kind by itself.
+fn define(lab: &Lab) -> Result<()> {
+    let kubectl = |line: &str| run(&mut lab.kubectl(&line.split_whitespace().collect::<Vec<_>>()));
+    let spec = json!({"type": "object", "required": ["cronSpec"], "properties": {
+        "cronSpec": {"type": "string", "description": "When it runs."}, "replicas": {"type": "integer", "maximum": 10}}});
+    let version = json!({
+        "name": "v1", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec, "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}},
+        "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}},
+        "additionalPrinterColumns": [{"name": "Schedule", "type": "string", "jsonPath": ".spec.cronSpec"}],
+    });
+    probe::apply(
+        lab,
+        &json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "crontabs.stable.example.com"},
+            "spec": {"group": "stable.example.com", "scope": "Namespaced", "versions": [version],
+                "names": {"plural": "crontabs", "kind": "CronTab", "shortNames": ["ct"]}},
+        }),
+    )?;
+    kubectl("wait --for=condition=Established --timeout=5s crd/crontabs.stable.example.com")?;
+    let tab = |spec: serde_json::Value| json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "daily"}, "spec": spec});
+    probe::apply(lab, &tab(json!({"cronSpec": "0 5 * * *", "replicas": 2})))?;
+    let listed = kubectl("get ct")?;
+    ensure!(listed.contains("SCHEDULE") && listed.contains("0 5 * * *"), "{listed}");
+    ensure!(kubectl("explain crontab.spec.cronSpec")?.contains("When it runs."));
+    for (spec, expected) in [
+        (
+            json!({"cronSpec": "x", "replicas": 11}),
+            "spec.replicas in body should be less than or equal to 10",
+        ),
+        (json!({"cronSpec": "x", "other": 1}), "unknown field"),
+        (json!({}), "spec.cronSpec"),
+    ] {
+        let Err(refused) = probe::apply(lab, &tab(spec)) else { bail!("it should be refused: {expected}") };
+        ensure!(format!("{refused:#}").contains(expected), "{refused:#}");
+    }
+    kubectl("scale crontab/daily --replicas=4")?;
+    ensure!(kubectl("get crontab daily -o jsonpath={.spec.replicas}")? == "4");
+    let uid = kubectl("get crontab daily -o jsonpath={.metadata.uid}")?;
+    let owner =
+        json!([{"apiVersion": "stable.example.com/v1", "kind": "CronTab", "name": "daily", "uid": uid}]);
+    probe::apply(
+        lab,
+        &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "of-daily", "ownerReferences": owner}}),
+    )?;
+    kubectl("delete crontab daily")?;
+    wait_for("what the custom object owned to go with it", Duration::from_secs(60), || {
+        Ok(kubectl("get configmaps --ignore-not-found of-daily")?.is_empty().then_some(()))
+    })?;
+    kubectl("delete crd crontabs.stable.example.com --timeout=30s")?;
+    ensure!(!kubectl("api-resources")?.contains("crontabs"));
+    Ok(())
+}
+
+#[test]
 fn server_side_apply_shares_an_object() -> Result<()> {
     let lab = Lab::attach()?;
     let outcome = share(&lab);

@@ -8,8 +8,12 @@ mod literals;
 
 use serde_json::{Map, Value};
 
+use crate::custom::definition;
 use crate::schema::{Schema, Shape};
 use literals::LITERALS;
+
+/// The definition of what defines custom resources.
+const DEFINITION: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition";
 
 /// The literal of a field, if it has one.
 pub(crate) fn literal(definition: &str, field: &str) -> Option<&'static str> {
@@ -20,10 +24,13 @@ pub(crate) fn literal(definition: &str, field: &str) -> Option<&'static str> {
 impl Schema {
     /// Fills in what isn't given, in `value` and in everything below.
     pub fn apply_defaults(&self, value: &mut Value) {
+        if self.name() == DEFINITION {
+            definition::fill(value);
+        }
         let (Shape::Object(fields), Value::Object(map)) = (self.shape(), &mut *value) else { return };
         computed::before(self.name(), map);
         for field in fields {
-            if let (Some(literal), true) = (field.default, is_absent(map, &field.name))
+            if let (Some(literal), true) = (&field.default, is_absent(map, &field.name))
                 && let Ok(literal) = serde_json::from_str(literal)
             {
                 map.insert(field.name.to_string(), literal);
@@ -47,7 +54,7 @@ fn is_absent(map: &Map<String, Value>, field: &str) -> bool {
 
 fn below(shape: &Shape, value: &mut Value) {
     match (shape, value) {
-        (Shape::Ref(_), value) => {
+        (Shape::Ref(_) | Shape::Inline(_), value) => {
             if let Some(definition) = shape.definition() {
                 definition.apply_defaults(value);
             }

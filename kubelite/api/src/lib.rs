@@ -1,6 +1,7 @@
 //! What the Kubernetes API means, without any I/O: schemas, selectors, quantities, patches, errors.
 
 pub mod cron;
+pub mod custom;
 pub mod defaults;
 pub mod fields;
 pub mod indexes;

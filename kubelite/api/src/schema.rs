@@ -8,6 +8,7 @@ mod build;
 mod decode;
 pub(crate) mod roots;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 
@@ -33,6 +34,8 @@ pub enum Shape {
     List(Box<Shape>),
     /// Another definition, by name.
     Ref(Box<str>),
+    /// A definition that stands nowhere else: an object of a custom resource.
+    Inline(Box<Schema>),
     /// Text.
     String,
     /// Base64.
@@ -67,10 +70,16 @@ pub struct Field {
     /// How it is merged, if not the usual way.
     pub merge: Option<&'static ListRule>,
     /// What it is if it isn't given: a JSON literal.
-    pub default: Option<&'static str>,
+    pub default: Option<Cow<'static, str>>,
 }
 
 impl Schema {
+    /// The definition of an object with these fields.
+    pub(crate) fn new(name: &str, mut fields: Vec<Field>) -> Schema {
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        Schema { name: name.into(), shape: Shape::Object(fields.into()) }
+    }
+
     /// The definition's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -96,9 +105,10 @@ impl Schema {
 
 impl Shape {
     /// The definition behind a reference.
-    pub fn definition(&self) -> Option<&'static Schema> {
+    pub fn definition(&self) -> Option<&Schema> {
         match self {
             Shape::Ref(name) => lookup(name),
+            Shape::Inline(schema) => Some(schema),
             _ => None,
         }
     }

@@ -13,7 +13,7 @@ mod job;
 mod job_policy;
 mod meta;
 mod pod;
-mod report;
+pub(crate) mod report;
 mod service;
 mod stateful_set;
 mod volume;
@@ -21,6 +21,7 @@ mod workload;
 
 use serde_json::Value;
 
+use crate::custom::definition;
 use crate::names;
 use crate::status::FieldError;
 use report::Report;
@@ -63,6 +64,7 @@ const KINDS: &[KindRules] = &[
     kind("", "ConfigMap", names::dns1123_subdomain, config::config_map),
     kind("", "Secret", names::dns1123_subdomain, config::secret),
     kind("coordination.k8s.io", "Lease", names::dns1123_subdomain, config::lease),
+    kind("apiextensions.k8s.io", "CustomResourceDefinition", names::dns1123_subdomain, definition::check),
     kind(RBAC, "Role", names::path_segment, config::role),
     kind(RBAC, "ClusterRole", names::path_segment, config::role),
     kind(RBAC, "RoleBinding", names::path_segment, config::binding),

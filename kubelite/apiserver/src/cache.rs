@@ -7,23 +7,23 @@
 //! A cursor that falls behind the ring gets [`TooOld`], which the client sees as 410 Gone, and no other watcher notices. When
 //! the store's watch breaks, everything is listed again and the difference is told as changes.
 
+mod caches;
 mod entry;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures::StreamExt;
 use parking_lot::RwLock;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
+pub use caches::Caches;
 pub use entry::Entry;
 
-use crate::resources::{RESOURCES, Resource};
-use crate::storage::{Event, KeyValue, ListOptions, Revision, StorageError, StorageHandle, WatchItem};
+use crate::resources::Resource;
+use crate::storage::{Event, KeyValue, Revision};
 
 /// How many changes of one resource can be looked back on,
 const RING: usize = 4096;
@@ -31,11 +31,6 @@ const RING: usize = 4096;
 const RING_BYTES: usize = 4 << 20;
 /// What an object in the ring takes beside its bytes: names, labels, fields, the entry itself; roughly.
 const ENTRY_BYTES: usize = 512;
-/// Keys read at once when everything is listed.
-const PAGE: i64 = 1000;
-const REGISTRY: &str = "/registry/";
-/// Pause before the store is asked again after it failed.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// A change of one object.
 #[derive(Debug)]
@@ -62,6 +57,7 @@ pub struct Cache {
     resource: &'static Resource,
     state: RwLock<State>,
     changed: watch::Sender<Revision>,
+    closed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -76,7 +72,18 @@ struct State {
 
 impl Cache {
     fn new(resource: &'static Resource) -> Cache {
-        Cache { resource, state: RwLock::default(), changed: watch::Sender::new(0) }
+        let closed = AtomicBool::new(false);
+        Cache { resource, state: RwLock::default(), changed: watch::Sender::new(0), closed }
+    }
+
+    /// Whether the kind is not served any more, or by another cache: watches end.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.changed.send_modify(|_| {});
     }
 
     /// One object.
@@ -213,145 +220,4 @@ fn push(state: &mut State, change: Change) {
 /// What a change keeps in memory; what was before is the `now` of another one, or soon will not be kept.
 fn cost(change: &Change) -> usize {
     change.now.bytes.len() + ENTRY_BYTES
-}
-
-/// The caches of all resources, fed by one watch.
-pub struct Caches {
-    caches: Vec<Arc<Cache>>,
-    revision: watch::Sender<Revision>,
-}
-
-impl Caches {
-    /// Fills the caches from the store and keeps them up to date until `shutdown`.
-    pub async fn start(
-        storage: StorageHandle,
-        shutdown: CancellationToken,
-    ) -> Result<Arc<Caches>, StorageError> {
-        let mut caches: Vec<Arc<Cache>> = Vec::new();
-        for resource in RESOURCES {
-            if caches.iter().all(|c| c.resource.prefix != resource.prefix) {
-                caches.push(Arc::new(Cache::new(resource)));
-            }
-        }
-        let all = Arc::new(Caches { caches, revision: watch::Sender::new(0) });
-        let revision = all.list(&storage, Cache::fill).await?;
-        let follower = all.clone();
-        tokio::spawn(async move {
-            tokio::select! { () = shutdown.cancelled() => {}, () = follower.follow(storage, revision) => {} }
-        });
-        Ok(all)
-    }
-
-    /// The cache in which a resource's objects are.
-    pub fn of(&self, resource: &Resource) -> Arc<Cache> {
-        // Every row's prefix got a cache in `start`.
-        let found = self.caches.iter().find(|cache| cache.resource.prefix == resource.prefix);
-        found.unwrap_or(&self.caches[0]).clone()
-    }
-
-    /// The newest revision that all caches have seen.
-    pub fn revision(&self) -> Revision {
-        *self.revision.borrow()
-    }
-
-    /// Tells [`Caches::revision`] when it grows.
-    pub fn subscribe(&self) -> watch::Receiver<Revision> {
-        self.revision.subscribe()
-    }
-
-    /// Waits until a revision has arrived, at the most for `limit`; whether it has.
-    pub async fn wait_for(&self, revision: Revision, limit: Duration) -> bool {
-        let mut seen = self.revision.subscribe();
-        tokio::time::timeout(limit, seen.wait_for(|r| *r >= revision)).await.is_ok()
-    }
-
-    /// Reads everything at one revision, and hands each cache its part.
-    async fn list(
-        &self,
-        storage: &StorageHandle,
-        take: fn(&Cache, &[KeyValue], Revision),
-    ) -> Result<Revision, StorageError> {
-        let mut options = ListOptions { limit: PAGE, ..ListOptions::default() };
-        let mut listed: Vec<Vec<KeyValue>> = vec![Vec::new(); self.caches.len()];
-        loop {
-            let page = storage.list(REGISTRY, options.clone()).await?;
-            options.revision = page.revision;
-            options.after = page.items.last().map(|kv| kv.key.clone());
-            for kv in page.items {
-                if let Some(i) = self.position(&kv.key) {
-                    listed[i].push(kv);
-                }
-            }
-            if page.remaining == 0 {
-                break;
-            }
-        }
-        for (cache, listed) in self.caches.iter().zip(&listed) {
-            take(cache, listed, options.revision);
-            cache.tell();
-        }
-        self.advance(options.revision);
-        Ok(options.revision)
-    }
-
-    async fn follow(&self, storage: StorageHandle, mut revision: Revision) {
-        loop {
-            let error = match storage.watch(REGISTRY, revision + 1).await {
-                Ok(mut items) => loop {
-                    match items.next().await {
-                        Some(Ok(item)) => revision = self.take(item),
-                        Some(Err(error)) => break Some(error),
-                        None => break None,
-                    }
-                },
-                Err(error) => Some(error),
-            };
-            if let Some(error) = error {
-                tracing::warn!(%error, "the store's watch broke; listing again");
-            }
-            tokio::time::sleep(RETRY).await;
-            match self.list(&storage, Cache::replace).await {
-                Ok(listed) => revision = listed,
-                Err(error) => tracing::warn!(%error, "the store cannot be listed; trying again"),
-            }
-        }
-    }
-
-    fn take(&self, item: WatchItem) -> Revision {
-        let revision = match item {
-            WatchItem::Progress(revision) => revision,
-            WatchItem::Events(events) => {
-                let mut touched = BTreeSet::new();
-                for event in &events {
-                    let key = match event {
-                        Event::Put { current, .. } => &current.key,
-                        Event::Delete { key, .. } => key,
-                    };
-                    if let Some(i) = self.position(key) {
-                        self.caches[i].apply(event);
-                        touched.insert(i);
-                    }
-                }
-                touched.into_iter().for_each(|i| self.caches[i].tell());
-                events.last().map_or(0, Event::revision)
-            }
-        };
-        self.advance(revision)
-    }
-
-    fn advance(&self, revision: Revision) -> Revision {
-        self.revision.send_if_modified(|seen| {
-            let newer = revision > *seen;
-            *seen = (*seen).max(revision);
-            newer
-        });
-        self.revision()
-    }
-
-    fn position(&self, key: &str) -> Option<usize> {
-        let rest = key.strip_prefix(REGISTRY)?;
-        self.caches
-            .iter()
-            .position(|c| rest.strip_prefix(c.resource.prefix).is_some_and(|r| r.starts_with('/')))
-    }
 }

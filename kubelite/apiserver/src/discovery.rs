@@ -5,32 +5,33 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 
+use crate::custom::rows::Rows;
 use crate::http::{Format, respond_value};
-use crate::resources::{RESOURCES, Resource, VIRTUAL, groups};
+use crate::resources::{Resource, VIRTUAL};
 
 const ALL_VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// The answer for a path of discovery; none for others. `aggregated` is the version of the one document, if that is wanted.
-pub fn answer(path: &str, aggregated: Option<&str>) -> Option<Response> {
+pub fn answer(rows: &Rows, path: &str, aggregated: Option<&str>) -> Option<Response> {
     let document = match path.split('/').skip(1).collect::<Vec<_>>().as_slice() {
-        ["api"] if aggregated.is_some() => return Some(in_one(aggregated?, true)),
-        ["apis"] if aggregated.is_some() => return Some(in_one(aggregated?, false)),
+        ["api"] if aggregated.is_some() => return Some(in_one(rows, aggregated?, true)),
+        ["apis"] if aggregated.is_some() => return Some(in_one(rows, aggregated?, false)),
         ["api"] => json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}),
         ["apis"] => {
-            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": named_groups().map(|(g, v)| group(g, v)).collect::<Vec<_>>()})
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": named_groups(rows).map(|(g, v)| group(g, &v)).collect::<Vec<_>>()})
         }
         ["apis", name] => {
-            let (name, version) = named_groups().find(|(g, _)| g == name)?;
-            let mut document = group(name, version);
+            let (name, versions) = named_groups(rows).find(|(g, _)| g == name)?;
+            let mut document = group(name, &versions);
             document["kind"] = json!("APIGroup");
             document["apiVersion"] = json!("v1");
             document
         }
-        ["api", "v1"] => resource_list("", "v1"),
+        ["api", "v1"] => resource_list(rows, "", "v1"),
         ["apis", name, wanted] => {
-            let (name, version) = named_groups().find(|(g, v)| g == name && v == wanted)?;
-            resource_list(name, version)
+            let (name, versions) = named_groups(rows).find(|(g, _)| g == name)?;
+            resource_list(rows, name, versions.into_iter().find(|v| v == wanted)?)
         }
         [""] | [] => {
             json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"]})
@@ -40,19 +41,20 @@ pub fn answer(path: &str, aggregated: Option<&str>) -> Option<Response> {
     Some(respond_value(StatusCode::OK, &document, Format::Json))
 }
 
-fn named_groups() -> impl Iterator<Item = (&'static str, &'static str)> {
-    groups().into_iter().filter(|(group, _)| !group.is_empty())
+fn named_groups(rows: &Rows) -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    rows.groups().into_iter().filter(|(group, _)| !group.is_empty())
 }
 
-fn group(name: &str, version: &str) -> Value {
-    let version = json!({"groupVersion": format!("{name}/{version}"), "version": version});
-    json!({"name": name, "versions": [version], "preferredVersion": version})
+fn group(name: &str, versions: &[&str]) -> Value {
+    let version = |version: &&str| json!({"groupVersion": format!("{name}/{version}"), "version": version});
+    let versions: Vec<Value> = versions.iter().map(version).collect();
+    json!({"name": name, "versions": versions, "preferredVersion": versions.first()})
 }
 
 /// `APIResourceList`.
-fn resource_list(group: &str, version: &str) -> Value {
+fn resource_list(rows: &Rows, group: &str, version: &str) -> Value {
     let mut resources = Vec::new();
-    for r in RESOURCES.iter().filter(|r| r.group == group && r.version == version) {
+    for r in rows.all().filter(|r| r.group == group && r.version == version) {
         resources.push(json!({
             "name": r.plural, "singularName": r.singular, "namespaced": r.namespaced, "kind": r.kind, "verbs": ALL_VERBS,
             "shortNames": r.short, "categories": r.categories,
@@ -121,14 +123,13 @@ fn subresources(resource: &Resource) -> Vec<Subresource> {
 }
 
 /// `APIGroupDiscoveryList` (KEP-3352).
-fn in_one(version: &str, core: bool) -> Response {
-    let wanted = groups().into_iter().filter(|(group, _)| group.is_empty() == core);
+fn in_one(rows: &Rows, version: &str, core: bool) -> Response {
+    let wanted = rows.groups().into_iter().filter(|(group, _)| group.is_empty() == core);
     let items: Vec<Value> = wanted
-        .map(|(group, v)| {
-            json!({
-                "metadata": {"name": group, "creationTimestamp": null},
-                "versions": [{"version": v, "freshness": "Current", "resources": in_one_resources(group, v)}],
-            })
+        .map(|(group, versions)| {
+            let version = |v: &str| json!({"version": v, "freshness": "Current", "resources": in_one_resources(rows, group, v)});
+            let versions: Vec<Value> = versions.into_iter().map(version).collect();
+            json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions})
         })
         .collect();
     let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items});
@@ -140,10 +141,10 @@ fn in_one(version: &str, core: bool) -> Response {
     response
 }
 
-fn in_one_resources(group: &str, version: &str) -> Vec<Value> {
+fn in_one_resources(rows: &Rows, group: &str, version: &str) -> Vec<Value> {
     let kind = |kind: &str, (g, v): (&str, &str)| json!({"group": g, "version": v, "kind": kind});
     let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
-    let stored = RESOURCES.iter().filter(|r| r.group == group && r.version == version).map(|r| {
+    let stored = rows.all().filter(|r| r.group == group && r.version == version).map(|r| {
         let subresources: Vec<Value> = subresources(r).iter().map(|s| {
             let gv = if s.group_version.1.is_empty() { (r.group, r.version) } else { s.group_version };
             json!({"subresource": s.name, "responseKind": kind(s.kind, gv), "verbs": s.verbs})

@@ -33,7 +33,7 @@ fn metrics(registry: &Registry) -> String {
     let mut text = String::from(
         "# HELP apiserver_storage_objects Number of stored objects by resource.\n# TYPE apiserver_storage_objects gauge\n",
     );
-    for resource in crate::resources::RESOURCES.iter().filter(|r| std::ptr::eq(*r, r.stored())) {
+    for resource in registry.caches.rows().all().filter(|r| std::ptr::eq(*r, r.stored())) {
         let count = registry.caches.of(resource).len();
         text.push_str(&format!(
             "apiserver_storage_objects{{resource=\"{}\"}} {count}\n",

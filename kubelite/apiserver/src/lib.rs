@@ -8,6 +8,7 @@ pub mod cache;
 pub mod client;
 mod compaction;
 pub mod connect;
+pub mod custom;
 mod discovery;
 mod eviction;
 mod health;

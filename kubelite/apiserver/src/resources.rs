@@ -3,6 +3,7 @@
 //! What lives here: names and facts. What doesn't: behaviour, which is the row's strategy and has defaults for all that a
 //! kind does not name; and columns, which `kubelite_api::table` prints.
 
+use crate::custom::{self, Custom};
 use crate::strategy::{self, Strategy};
 
 /// One kind, as the API serves it.
@@ -33,6 +34,8 @@ pub struct Resource {
     pub connections: &'static [(&'static str, &'static str)],
     /// What the kind does that others don't.
     pub strategy: &'static dyn Strategy,
+    /// What a definition says of a custom kind; none for those of this table.
+    pub custom: Option<&'static Custom>,
 }
 
 impl Resource {
@@ -71,7 +74,17 @@ impl Resource {
 
     /// The kind that is stored: another version of the same objects may be the one (events).
     pub fn stored(&self) -> &'static Resource {
+        if let Some(stored) = self.custom.and_then(Custom::stored) {
+            return stored;
+        }
         RESOURCES.iter().find(|r| r.prefix == self.prefix).unwrap_or(&RESOURCES[0])
+    }
+}
+
+impl Resource {
+    /// The kind of its lists.
+    pub fn list_kind(&self) -> String {
+        self.custom.map_or_else(|| format!("{}List", self.kind), |custom| custom.version().list_kind.clone())
     }
 }
 
@@ -79,30 +92,9 @@ fn qualify(name: &str, group: &str) -> String {
     if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
 }
 
-/// The row of a resource, by the words of a path.
-pub fn lookup(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
-    RESOURCES.iter().find(|r| r.group == group && r.version == version && r.plural == plural)
-}
-
 /// The first row with this plural: for our own lookups by a bare name.
 pub fn by_plural(plural: &str) -> Option<&'static Resource> {
     RESOURCES.iter().find(|r| r.plural == plural)
-}
-
-/// The groups in the order of discovery, each once with its version.
-pub fn groups() -> Vec<(&'static str, &'static str)> {
-    let mut groups: Vec<(&str, &str)> = Vec::new();
-    for resource in RESOURCES {
-        if !groups.contains(&(resource.group, resource.version)) {
-            groups.push((resource.group, resource.version));
-        }
-    }
-    for resource in VIRTUAL {
-        if !groups.contains(&(resource.group, resource.version)) {
-            groups.push((resource.group, resource.version));
-        }
-    }
-    groups
 }
 
 /// A resource that is asked and never stored; only `create`.
@@ -158,9 +150,12 @@ const fn row(
         subresources: &[],
         connections: &[],
         strategy: &strategy::Plain,
+        custom: None,
     }
 }
 
+/// Where the definitions of custom resources lie.
+pub const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
 const APPS: &str = "apps";
 const RBAC: &str = "rbac.authorization.k8s.io";
 const SCALED: &[&str] = &["status", "scale"];
@@ -215,6 +210,8 @@ pub static RESOURCES: &[Resource] = &[
     Resource { namespaced: false, ..row(RBAC, "clusterroles", "clusterrole", "ClusterRole", "clusterroles") },
     Resource { namespaced: false, ..row(RBAC, "clusterrolebindings", "clusterrolebinding", "ClusterRoleBinding", "clusterrolebindings") },
     Resource { namespaced: false, short: &["pc"], ..row("scheduling.k8s.io", "priorityclasses", "priorityclass", "PriorityClass", "priorityclasses") },
+    Resource { namespaced: false, short: &["crd", "crds"], categories: &["api-extensions"], subresources: &["status"], strategy: &custom::strategy::Definition,
+        ..row("apiextensions.k8s.io", "customresourcedefinitions", "customresourcedefinition", "CustomResourceDefinition", DEFINITIONS) },
     Resource { namespaced: false, ..row("node.k8s.io", "runtimeclasses", "runtimeclass", "RuntimeClass", "runtimeclasses") },
 ];
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::{Objects, policy};
 use crate::cache::Caches;
 use crate::client::in_process_client;
+use crate::custom::names;
 use crate::http::{Front, router};
 use crate::parts::{Keys, Parts};
 use crate::registry::{Leases, Registry};
@@ -61,7 +62,9 @@ impl ApiServer {
             leases: Leases::default(),
             admission: parts.admission.clone(),
         };
-        let server = ApiServer { router: router(&Arc::new(Front { registry, parts })) };
+        let front = Arc::new(Front { registry, parts });
+        tokio::spawn(names::run(Arc::downgrade(&front)));
+        let server = ApiServer { router: router(&front) };
         let client = server.client(UserInfo::new("system:apiserver", &["system:masters"]));
         system::namespaces(&client).await.context("the system namespaces cannot be made")?;
         policy::reconcile(&client).await.context("the bootstrap policy cannot be written")?;

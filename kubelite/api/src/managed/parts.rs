@@ -38,7 +38,7 @@ impl<'a> Parts<'a> {
             Shape::Ref(name) if merge_keys::is_atomic(name) && !field(merge_keys::is_granular_field) => {
                 Parts::Whole
             }
-            Shape::Ref(_) => match shape.definition() {
+            Shape::Ref(_) | Shape::Inline(_) => match shape.definition() {
                 Some(schema) if matches!(schema.shape(), Shape::Object(_)) => Parts::Fields(schema),
                 Some(schema) => Parts::of(schema.shape(), None, None),
                 None => Parts::Whole,
@@ -102,6 +102,6 @@ impl<'a> Parts<'a> {
 
 /// What a key is if an item doesn't say: a port's protocol.
 fn default(items: &Shape, key: &str) -> Option<Value> {
-    let default = items.definition()?.field(key)?.default?;
+    let default = items.definition()?.field(key)?.default.as_deref()?;
     serde_json::from_str(default).ok()
 }

@@ -92,7 +92,7 @@ fn field(
 }
 
 /// The definition of an object, or of a list's or map's items.
-fn inner(shape: &Shape) -> Option<&'static Schema> {
+fn inner(shape: &Shape) -> Option<&Schema> {
     match shape {
         Shape::List(items) => items.definition(),
         other => other.definition(),

@@ -62,7 +62,7 @@ fn fields(definition: &str, properties: &Map<String, Value>) -> Box<[Field]> {
             name: name.as_str().into(),
             shape: shape(definition, json),
             merge: merge_keys::lookup(definition, name),
-            default: defaults::literal(definition, name),
+            default: defaults::literal(definition, name).map(Into::into),
         })
         .collect();
     fields.sort_by(|a, b| a.name.cmp(&b.name));

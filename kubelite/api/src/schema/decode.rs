@@ -44,7 +44,7 @@ impl<'a> Walk<'a> {
     fn shape(&mut self, shape: &'a Shape, value: &mut Value) {
         match (shape, &mut *value) {
             (Shape::Any, _) => {}
-            (Shape::Ref(_), value) => self.reference(shape, value),
+            (Shape::Ref(_) | Shape::Inline(_), value) => self.reference(shape, value),
             (Shape::Object(_), Value::Object(map)) => self.fields(map),
             (Shape::Map(inner), Value::Object(map)) => {
                 for (key, value) in map.iter_mut() {
@@ -159,7 +159,7 @@ fn quantity(text: &str) -> Result<Option<String>, String> {
 
 fn zero(shape: &Shape) -> Value {
     match shape {
-        Shape::Ref(_) => shape.definition().map_or(Value::Null, |d| zero(&d.shape)),
+        Shape::Ref(_) | Shape::Inline(_) => shape.definition().map_or(Value::Null, |d| zero(&d.shape)),
         Shape::Object(_) | Shape::Map(_) => Value::Object(Map::new()),
         Shape::List(_) => Value::Array(Vec::new()),
         Shape::String | Shape::Bytes => Value::from(""),
@@ -189,7 +189,7 @@ fn go_type(shape: &Shape) -> String {
         Shape::Time => "v1.Time".into(),
         Shape::MicroTime => "v1.MicroTime".into(),
         Shape::IntOrString => "intstr.IntOrString".into(),
-        Shape::Object(_) | Shape::Any => "object".into(),
+        Shape::Object(_) | Shape::Inline(_) | Shape::Any => "object".into(),
         Shape::String => "string".into(),
     }
 }

@@ -4,12 +4,13 @@ use axum::body::Body;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Limited};
+use kubelite_api::custom::definition;
 use kubelite_api::status::{ApiError, FieldError};
 use kubelite_api::{json, object, protobuf, schema};
 use serde_json::Value;
 
 use super::path::Query;
-use crate::resources::Resource;
+use crate::resources::{DEFINITIONS, Resource};
 use crate::strategy;
 
 /// The largest body, as upstream's limit for a request to etcd leaves it.
@@ -85,6 +86,10 @@ pub fn decode(
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
     let (mut value, warnings) = decode_as_said(resource, parsed, validation)?;
+    if let Some(custom) = resource.custom {
+        custom.fill(&mut value);
+        return Ok((value, warnings));
+    }
     if let Some(schema) = schema::for_kind(resource.stored().group, resource.stored().version, resource.kind)
     {
         schema.apply_defaults(&mut value);
@@ -99,8 +104,12 @@ pub fn decode_as_said(
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
     check_kind(resource, &mut value)?;
-    let schema = schema::for_kind(resource.group, resource.version, resource.kind);
-    let decoded = schema.map(|schema| schema.decode(&mut value)).unwrap_or_default();
+    let decoded = match resource.custom {
+        Some(custom) => custom.prune(&mut value),
+        None => schema::for_kind(resource.group, resource.version, resource.kind)
+            .map(|schema| schema.decode(&mut value))
+            .unwrap_or_default(),
+    };
     if let Some(error) = decoded.errors.first() {
         return Err(ApiError::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: {error}",
@@ -122,7 +131,10 @@ pub fn decode_as_said(
     if resource.prefix == "events" && !resource.group.is_empty() {
         strategy::to_stored(&mut value);
     }
-    let warnings = if validation == FieldValidation::Warn { findings } else { Vec::new() };
+    let mut warnings = if validation == FieldValidation::Warn { findings } else { Vec::new() };
+    if resource.prefix == DEFINITIONS {
+        warnings.extend(definition::warnings(&value));
+    }
     Ok((value, warnings))
 }
 

@@ -34,7 +34,7 @@ use crate::auth::layers::{authenticate, authorize};
 use crate::parts::Parts;
 use crate::registry::{Context, Owner, Registry};
 use crate::request::{RequestInfo, UserInfo};
-use crate::resources::{self, Resource};
+use crate::resources::Resource;
 use crate::{discovery, health, openapi};
 
 /// What the handlers share.
@@ -142,9 +142,10 @@ fn other(front: &Front, request: &Request) -> Result<Response, ApiError> {
         return Err(not_allowed());
     }
     let path = request.uri().path().trim_end_matches('/');
+    let rows = front.registry.caches.rows();
     None.or_else(|| health::answer(path, &front.registry))
-        .or_else(|| discovery::answer(path, negotiate::aggregated(request.headers())))
-        .or_else(|| openapi::answer(path))
+        .or_else(|| discovery::answer(rows, path, negotiate::aggregated(request.headers())))
+        .or_else(|| openapi::answer(&front.registry.caches, path))
         .ok_or_else(not_found)
 }
 
@@ -154,13 +155,14 @@ async fn resource(front: &Arc<Front>, request: Request) -> Result<Response, ApiE
         return write::ask(front, &asked).await;
     }
     let info = &asked.info;
-    let found = resources::lookup(&info.group, &info.version, &info.resource);
+    let rows = front.registry.caches.rows();
+    let found = rows.lookup(&info.group, &info.version, &info.resource);
     let Some(resource) = found else {
         // `pods/binding` has a second path of its own: a Binding is created in the namespace.
         if info.resource == "bindings" && info.verb == "create" {
             return write::bind(front, &asked).await;
         }
-        return discovery::answer(info.path.trim_end_matches('/'), None).ok_or_else(not_found);
+        return discovery::answer(rows, info.path.trim_end_matches('/'), None).ok_or_else(not_found);
     };
     if !info.subresource.is_empty() && !resource.subresources.contains(&info.subresource.as_str()) {
         return Err(not_found());
@@ -168,19 +170,26 @@ async fn resource(front: &Arc<Front>, request: Request) -> Result<Response, ApiE
     if resource.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") {
         return Err(not_allowed());
     }
+    let answer = verb(front, &asked, resource).await?;
+    let deprecated = resource.custom.and_then(|custom| custom.version().deprecation.clone());
+    Ok(respond::with_warnings(answer, deprecated.as_slice()))
+}
+
+async fn verb(front: &Arc<Front>, asked: &Asked, resource: &'static Resource) -> Result<Response, ApiError> {
+    let info = &asked.info;
     match (info.verb.as_str(), info.subresource.as_str()) {
-        ("get", "scale") => read::scale(front, &asked, resource).await,
-        ("get", _) => read::get(front, &asked, resource).await,
-        ("list", "") => read::list(front, &asked, resource).await,
-        ("watch", "") => watch::watch(front, &asked, resource).await,
-        ("create", "") if info.name.is_empty() => write::create(front, &asked, resource).await,
-        ("create", "binding") => write::bind(front, &asked).await,
-        ("create", "eviction") => delete::evict(front, &asked, resource).await,
-        ("update" | "patch", "scale") => write::scale(front, &asked, resource).await,
-        ("update", _) => write::update(front, &asked, resource).await,
-        ("patch", _) => patch::patch(front, &asked, resource).await,
-        ("delete", "") => delete::delete(front, &asked, resource).await,
-        ("deletecollection", "") => delete::collection(front, &asked, resource).await,
+        ("get", "scale") => read::scale(front, asked, resource).await,
+        ("get", _) => read::get(front, asked, resource).await,
+        ("list", "") => read::list(front, asked, resource).await,
+        ("watch", "") => watch::watch(front, asked, resource).await,
+        ("create", "") if info.name.is_empty() => write::create(front, asked, resource).await,
+        ("create", "binding") => write::bind(front, asked).await,
+        ("create", "eviction") => delete::evict(front, asked, resource).await,
+        ("update" | "patch", "scale") => write::scale(front, asked, resource).await,
+        ("update", _) => write::update(front, asked, resource).await,
+        ("patch", _) => patch::patch(front, asked, resource).await,
+        ("delete", "") => delete::delete(front, asked, resource).await,
+        ("deletecollection", "") => delete::collection(front, asked, resource).await,
         _ => Err(not_allowed()),
     }
 }

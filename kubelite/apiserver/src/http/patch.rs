@@ -35,6 +35,10 @@ pub(super) async fn patch(
     }
     let form = asked.form()?;
     let kind = PatchKind::of(body::media_type(&asked.headers))?;
+    if kind == PatchKind::Strategic && resource.custom.is_some() {
+        let text = "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+        return Err(ApiError::new(415, "UnsupportedMediaType", text));
+    }
     let (patch, twice) = kubelite_api::json::parse(&asked.body)
         .map_err(|e| ApiError::bad_request(format!("the patch in the body cannot be read: {e}")))?;
     let validation = FieldValidation::parse(&asked.query)?;

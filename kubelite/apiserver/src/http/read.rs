@@ -29,7 +29,7 @@ pub(super) async fn scale(
     resource: &'static Resource,
 ) -> Result<Response, ApiError> {
     let current = front.registry.get(resource, &asked.info.namespace, &asked.info.name).await?;
-    Ok(respond::value(StatusCode::OK, &scale::of(&current.object), negotiate::Format::Json))
+    Ok(respond::value(StatusCode::OK, &scale::of(resource, &current.object), negotiate::Format::Json))
 }
 
 /// Many.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::negotiate::{Format, Include, View};
 use crate::cache::Entry;
+use crate::custom::Custom;
 use crate::registry::Listed;
 use crate::resources::Resource;
 use crate::strategy;
@@ -82,7 +83,7 @@ pub fn list(resource: &Resource, listed: &Listed, (view, format): (View, Format)
     }
     let (kind, version) = match view {
         View::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
-        _ => (format!("{}List", resource.kind), resource.api_version()),
+        _ => (resource.list_kind(), resource.api_version()),
     };
     let head = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},"items":["#);
     let mut chunks = vec![Bytes::from(head)];
@@ -103,7 +104,8 @@ pub fn list(resource: &Resource, listed: &Listed, (view, format): (View, Format)
 
 /// One object's bytes in the wanted view; copied only if it has to be changed.
 pub fn entry_bytes(resource: &Resource, entry: &Entry, view: View) -> Bytes {
-    if view == View::Object && std::ptr::eq(resource, resource.stored()) {
+    let whole = resource.custom.is_none_or(|custom| !custom.version().structural.has_defaults());
+    if view == View::Object && whole && std::ptr::eq(resource, resource.stored()) {
         return entry.bytes.clone();
     }
     let object = shown(resource, serde_json::from_slice(&entry.bytes).unwrap_or_default(), view);
@@ -117,6 +119,10 @@ fn parsed(resource: &Resource, entry: &Entry) -> Value {
 }
 
 fn convert(resource: &Resource, object: &mut Value) {
+    if let Some(custom) = resource.custom {
+        object["apiVersion"] = resource.api_version().into();
+        return custom.fill(object);
+    }
     if resource.prefix == "events" && !resource.group.is_empty() {
         strategy::from_stored(object);
     }
@@ -140,16 +146,21 @@ fn partial(object: &Value) -> Value {
 fn table_of(resource: &Resource, objects: Vec<Value>, mut metadata: Value, include: Include) -> Value {
     let now = Timestamp::now();
     let stored = resource.stored();
-    let columns: Vec<Value> = table::columns(stored.group, stored.kind).iter().map(|c| json!({
-        "name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority,
-    })).collect();
+    let custom = resource.custom.map(Custom::version);
+    let columns: Vec<Value> = match &custom {
+        Some(version) => version.columns.definitions(),
+        None => table::columns(stored.group, stored.kind).iter().map(table::Column::to_value).collect(),
+    };
     if let [object] = objects.as_slice()
         && metadata.get("resourceVersion").is_none()
     {
         metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
     }
     let row = |object: Value| {
-        let cells = table::cells(stored.group, stored.kind, &object, now);
+        let cells = match &custom {
+            Some(version) => version.columns.cells(&object, now),
+            None => table::cells(stored.group, stored.kind, &object, now),
+        };
         let object = match include {
             Include::None => Value::Null,
             Include::Metadata => partial(&object),

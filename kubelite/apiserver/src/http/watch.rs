@@ -129,7 +129,7 @@ impl Watcher {
                     return Some(line);
                 }
             }
-            if self.over {
+            if self.over || self.cache.is_closed() {
                 return None;
             }
             self.changed.borrow_and_update();

@@ -65,16 +65,16 @@ pub(super) async fn scale(
         _ => None,
     };
     let change = |old: &Value| {
-        let before = scale::of(old);
+        let before = scale::of(resource, old);
         let wanted = match kind {
             None => sent.clone(),
             Some(kind) => kind.apply_plain(&before, &sent)?,
         };
-        scale::apply(old, &wanted)
+        scale::apply(resource, old, &wanted)
     };
     let name = asked.info.name.clone();
     let updated = front.registry.update(asked.context(resource)?, &name, Part::Main, &change).await?;
-    Ok(respond::value(StatusCode::OK, &scale::of(&updated), negotiate::Format::Json))
+    Ok(respond::value(StatusCode::OK, &scale::of(resource, &updated), negotiate::Format::Json))
 }
 
 /// POST of a Binding: the pod gets its node.

@@ -4,7 +4,7 @@ use kubelite_api::status::ApiError;
 use kubelite_api::{managed, object};
 use serde_json::Value;
 
-use super::{Context, Owner, Registry, as_manager, stored_schema};
+use super::{Context, Owner, Registry, as_manager, with_schema};
 use crate::strategy::Part;
 
 /// What is applied.
@@ -51,8 +51,6 @@ impl Registry {
 }
 
 fn merged(context: Context<'_>, part: Part, live: &Value, applied: Applied<'_>) -> Result<Value, ApiError> {
-    let schema = stored_schema(context.resource)
-        .ok_or_else(|| ApiError::internal(format!("{} has no schema", context.resource.kind)))?;
     let mut wanted = applied.object.clone();
     if let Some(map) = wanted.as_object_mut().filter(|_| context.resource.subresources.contains(&"status")) {
         // The other part is another request's: nobody owns by this one what it can't write.
@@ -61,7 +59,10 @@ fn merged(context: Context<'_>, part: Part, live: &Value, applied: Applied<'_>) 
             _ => field != "status",
         });
     }
-    as_manager(context, applied.manager, |manager| {
-        managed::apply(schema, live, &wanted, manager, applied.force)
-    })
+    let merged = with_schema(context.resource, |schema| {
+        as_manager(context, applied.manager, |manager| {
+            managed::apply(schema, live, &wanted, manager, applied.force)
+        })
+    });
+    merged.ok_or_else(|| ApiError::internal(format!("{} has no schema", context.resource.kind)))?
 }

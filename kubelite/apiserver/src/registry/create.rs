@@ -7,7 +7,7 @@ use kubelite_api::status::ApiError;
 use kubelite_api::{names, object};
 use serde_json::Value;
 
-use super::{Context, Owner, Registry, apply_defaults, check, encode, own, unavailable};
+use super::{Context, Owner, Registry, apply_defaults, check, encode, in_stored_version, own, unavailable};
 use crate::admission::Operation;
 use crate::storage::StorageError;
 
@@ -33,6 +33,10 @@ impl Registry {
 
     async fn create_once(&self, context: Context<'_>, mut object: Value) -> Result<Value, ApiError> {
         let resource = context.resource;
+        if resource.custom.is_some_and(|custom| custom.version().terminating) {
+            let text = "create not allowed while custom resource definition is terminating";
+            return Err(ApiError::new(405, "MethodNotAllowed", text));
+        }
         prepare_metadata(context, &mut object)?;
         let claims = self.allocator.claims();
         resource.strategy.prepare_create(&claims, &mut object)?;
@@ -46,6 +50,7 @@ impl Registry {
         }
         let name = object::name(&object).to_owned();
         let key = resource.key(object::namespace(&object), &name);
+        in_stored_version(resource, &mut object);
         let lease = match resource.strategy.time_to_live() {
             Some(seconds) => {
                 Some(self.leases.take(&self.storage, seconds, Instant::now()).await.map_err(unavailable)?)

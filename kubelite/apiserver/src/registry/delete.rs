@@ -64,7 +64,12 @@ impl Registry {
             self.admit(context, Operation::Delete, &mut Value::Null, Some(&current.object)).await?;
             let grace = resource.strategy.grace(&current.object, options.grace_period_seconds);
             let propagation = propagation(options, &current.object, resource.strategy.orphans_by_default());
-            let marked = mark(&current.object, grace, propagation, Timestamp::now());
+            let mut marked = mark(&current.object, grace, propagation, Timestamp::now());
+            if let Some(finalizer) = resource.strategy.waits_for()
+                && object::deletion_timestamp(&current.object).is_none()
+            {
+                add_finalizer(&mut marked, finalizer);
+            }
             let waits = grace > 0
                 || !object::finalizers(&marked).is_empty()
                 || resource.strategy.blocks_deletion(&marked);
@@ -144,6 +149,14 @@ fn check_preconditions(
         }
     }
     Ok(())
+}
+
+fn add_finalizer(object: &mut Value, finalizer: &str) {
+    let known: Vec<String> = object::finalizers(object).into_iter().map(str::to_owned).collect();
+    if !known.iter().any(|known| known == finalizer) {
+        let all: Vec<&str> = known.iter().map(String::as_str).chain([finalizer]).collect();
+        object::set_finalizers(object, &all);
+    }
 }
 
 /// What is to become of the dependents: none if nobody said so and what is decided already holds. An object whose deletion

@@ -90,7 +90,10 @@ impl Registry {
     pub async fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Current, ApiError> {
         let (kv, _) = self.storage.get(&resource.key(namespace, name)).await.map_err(unavailable)?;
         let kv = kv.ok_or_else(|| ApiError::not_found(&resource.qualified(), name))?;
-        decode_stored(&kv)
+        let mut current = decode_stored(&kv)?;
+        // A definition may have got defaults since it was written.
+        resource.custom.iter().for_each(|custom| custom.fill(&mut current.object));
+        Ok(current)
     }
 
     async fn admit(
@@ -128,7 +131,10 @@ impl Registry {
 }
 
 fn check(resource: &Resource, object: &Value, old: Option<&Value>) -> Result<(), ApiError> {
-    let errors = validate::object(resource.group, resource.kind, object, old);
+    let mut errors = validate::object(resource.group, resource.kind, object, old);
+    if let Some(custom) = resource.custom {
+        errors.extend(custom.version().structural.check(object));
+    }
     if errors.is_empty() {
         return Ok(());
     }
@@ -141,15 +147,20 @@ fn check(resource: &Resource, object: &Value, old: Option<&Value>) -> Result<(),
 
 /// Writes down who owns what of a new object or a change.
 fn own(context: Context<'_>, old: &Value, object: &mut Value, trusted: bool) {
-    if let (Owner::Manager(name), Some(schema)) = (context.owner, stored_schema(context.resource)) {
-        as_manager(context, name, |manager| managed::update(schema, old, object, manager, trusted));
+    if let Owner::Manager(name) = context.owner {
+        with_schema(context.resource, |schema| {
+            as_manager(context, name, |manager| managed::update(schema, old, object, manager, trusted));
+        });
     }
 }
 
-/// The schema of what is stored.
-fn stored_schema(resource: &Resource) -> Option<&'static Schema> {
+/// Does something with the schema of what is stored; none if there is none.
+fn with_schema<T>(resource: &Resource, act: impl FnOnce(&Schema) -> T) -> Option<T> {
+    if let Some(custom) = resource.custom {
+        return Some(act(&custom.version().schema));
+    }
     let stored = resource.stored();
-    schema::for_kind(stored.group, stored.version, stored.kind)
+    schema::for_kind(stored.group, stored.version, stored.kind).map(act)
 }
 
 /// Does something as the manager of this name, who writes now.
@@ -160,8 +171,18 @@ fn as_manager<T>(context: Context<'_>, name: &str, act: impl FnOnce(&managed::Ma
 }
 
 fn apply_defaults(resource: &Resource, object: &mut Value) {
+    if let Some(custom) = resource.custom {
+        return custom.fill(object);
+    }
     if let Some(schema) = schema::for_kind(resource.group, resource.version, resource.kind) {
         schema.apply_defaults(object);
+    }
+}
+
+/// A custom object is stored in its storage version, whatever version it was written in: they differ by their name alone.
+fn in_stored_version(resource: &Resource, object: &mut Value) {
+    if resource.custom.is_some() {
+        object["apiVersion"] = resource.stored().api_version().into();
     }
 }
 

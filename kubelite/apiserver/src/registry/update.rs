@@ -4,7 +4,9 @@ use kubelite_api::object;
 use kubelite_api::status::ApiError;
 use serde_json::Value;
 
-use super::{Context, Current, Registry, TRIES, apply_defaults, check, encode, own, unavailable};
+use super::{
+    Context, Current, Registry, TRIES, apply_defaults, check, encode, in_stored_version, own, unavailable,
+};
 use crate::admission::Operation;
 use crate::storage::StorageError;
 use crate::strategy::{Claims, Part};
@@ -96,6 +98,7 @@ impl Registry {
     ) -> Result<Value, ApiError> {
         let resource = context.resource;
         let key = resource.key(object::namespace(&object), object::name(&object));
+        in_stored_version(resource, &mut object);
         let revision = match self.storage.update(&key, encode(&object)?, current.revision).await {
             Err(StorageError::Conflict { .. }) => return Err(modified(context, object::name(&object))),
             other => other.map_err(unavailable)?,

@@ -72,6 +72,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// The finalizer that an object gets when its deletion begins: somebody has to clear up behind it.
+    fn waits_for(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Finalizers that each new object of the kind has in its spec, as namespaces do.
     fn blocks_deletion(&self, _object: &Value) -> bool {
         false
