@@ -5,6 +5,7 @@
 
 mod batch;
 mod cells;
+mod network;
 mod pod;
 mod workload;
 
@@ -64,6 +65,10 @@ const fn wide(name: &'static str) -> Column {
 
 const fn number(name: &'static str) -> Column {
     Column { name, kind: "integer", format: "", description: name, priority: 0 }
+}
+
+const fn boolean(name: &'static str) -> Column {
+    Column { name, kind: "boolean", format: "", description: name, priority: 0 }
 }
 
 const NAME: Column = Column {
@@ -141,6 +146,18 @@ const KINDS: &[KindTable] = &[
         text("StorageClass"), text("VolumeAttributesClass"), AGE, wide("VolumeMode")], batch::claim),
     kind("scheduling.k8s.io", "PriorityClass", &[NAME, number("Value"), text("Global-Default"), AGE,
         wide("PreemptionPolicy")], batch::priority_class),
+    kind("networking.k8s.io", "Ingress", &[NAME, text("Class"), text("Hosts"), text("Address"), text("Ports"), AGE], network::ingress),
+    kind("networking.k8s.io", "IngressClass", &[NAME, text("Controller"), text("Parameters"), AGE], network::ingress_class),
+    kind("networking.k8s.io", "NetworkPolicy", &[NAME, text("Pod-Selector"), AGE], network::policy),
+    kind("storage.k8s.io", "StorageClass", &[NAME, text("Provisioner"), text("ReclaimPolicy"), text("VolumeBindingMode"),
+        boolean("AllowVolumeExpansion"), AGE], network::class),
+    kind("storage.k8s.io", "CSIDriver", &[NAME, boolean("AttachRequired"), boolean("PodInfoOnMount"), boolean("StorageCapacity"),
+        text("TokenRequests"), boolean("RequiresRepublish"), text("Modes"), AGE], network::driver),
+    kind("storage.k8s.io", "CSINode", &[NAME, number("Drivers"), AGE], network::csi_node),
+    kind("storage.k8s.io", "CSIStorageCapacity", &[NAME, text("StorageClassName"), text("Capacity"), wide("NodeTopology")], network::capacity),
+    kind("storage.k8s.io", "VolumeAttachment", &[NAME, text("Attacher"), text("PV"), text("Node"), boolean("Attached"), AGE],
+        network::attachment),
+    kind("storage.k8s.io", "VolumeAttributesClass", &[NAME, text("DriverName"), AGE], network::attributes),
     kind("policy", "PodDisruptionBudget", &[NAME, text("Min Available"), text("Max Unavailable"),
         number("Allowed Disruptions"), AGE], batch::budget),
 ];

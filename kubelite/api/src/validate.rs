@@ -12,10 +12,12 @@ mod cron_job;
 mod job;
 mod job_policy;
 mod meta;
+mod network;
 mod pod;
 pub(crate) mod report;
 mod service;
 mod stateful_set;
+mod storage;
 mod volume;
 mod workload;
 
@@ -41,6 +43,7 @@ const fn kind(group: &'static str, kind: &'static str, name: NameRule, check: Ch
 }
 
 const RBAC: &str = "rbac.authorization.k8s.io";
+const STORAGE: &str = "storage.k8s.io";
 
 #[rustfmt::skip]
 const KINDS: &[KindRules] = &[
@@ -65,6 +68,15 @@ const KINDS: &[KindRules] = &[
     kind("", "Secret", names::dns1123_subdomain, config::secret),
     kind("coordination.k8s.io", "Lease", names::dns1123_subdomain, config::lease),
     kind("apiextensions.k8s.io", "CustomResourceDefinition", names::dns1123_subdomain, definition::check),
+    kind("networking.k8s.io", "Ingress", names::dns1123_subdomain, network::ingress),
+    kind("networking.k8s.io", "IngressClass", names::dns1123_subdomain, network::ingress_class),
+    kind("networking.k8s.io", "NetworkPolicy", names::dns1123_subdomain, network::policy),
+    kind(STORAGE, "StorageClass", names::dns1123_subdomain, storage::class),
+    kind(STORAGE, "CSIDriver", names::dns1123_subdomain, storage::driver),
+    kind(STORAGE, "CSINode", names::dns1123_subdomain, storage::node),
+    kind(STORAGE, "CSIStorageCapacity", names::dns1123_subdomain, storage::capacity),
+    kind(STORAGE, "VolumeAttachment", names::dns1123_subdomain, storage::attachment),
+    kind(STORAGE, "VolumeAttributesClass", names::dns1123_subdomain, storage::attributes),
     kind(RBAC, "Role", names::path_segment, config::role),
     kind(RBAC, "ClusterRole", names::path_segment, config::role),
     kind(RBAC, "RoleBinding", names::path_segment, config::binding),

@@ -158,6 +158,8 @@ const fn row(
 pub const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
 const APPS: &str = "apps";
 const RBAC: &str = "rbac.authorization.k8s.io";
+const NETWORKING: &str = "networking.k8s.io";
+const STORAGE: &str = "storage.k8s.io";
 const SCALED: &[&str] = &["status", "scale"];
 
 /// The table.
@@ -210,6 +212,15 @@ pub static RESOURCES: &[Resource] = &[
     Resource { namespaced: false, ..row(RBAC, "clusterroles", "clusterrole", "ClusterRole", "clusterroles") },
     Resource { namespaced: false, ..row(RBAC, "clusterrolebindings", "clusterrolebinding", "ClusterRoleBinding", "clusterrolebindings") },
     Resource { namespaced: false, short: &["pc"], ..row("scheduling.k8s.io", "priorityclasses", "priorityclass", "PriorityClass", "priorityclasses") },
+    Resource { short: &["ing"], subresources: &["status"], strategy: &strategy::WithStatus, ..row(NETWORKING, "ingresses", "ingress", "Ingress", "ingress") },
+    Resource { namespaced: false, ..row(NETWORKING, "ingressclasses", "ingressclass", "IngressClass", "ingressclasses") },
+    Resource { short: &["netpol"], strategy: &strategy::Counted, ..row(NETWORKING, "networkpolicies", "networkpolicy", "NetworkPolicy", "networkpolicies") },
+    Resource { namespaced: false, short: &["sc"], ..row(STORAGE, "storageclasses", "storageclass", "StorageClass", "storageclasses") },
+    Resource { namespaced: false, ..row(STORAGE, "csidrivers", "csidriver", "CSIDriver", "csidrivers") },
+    Resource { namespaced: false, ..row(STORAGE, "csinodes", "csinode", "CSINode", "csinodes") },
+    row(STORAGE, "csistoragecapacities", "csistoragecapacity", "CSIStorageCapacity", "csistoragecapacities"),
+    Resource { namespaced: false, subresources: &["status"], strategy: &strategy::Attachment, ..row(STORAGE, "volumeattachments", "volumeattachment", "VolumeAttachment", "volumeattachments") },
+    Resource { namespaced: false, short: &["vac"], ..row(STORAGE, "volumeattributesclasses", "volumeattributesclass", "VolumeAttributesClass", "volumeattributesclasses") },
     Resource { namespaced: false, short: &["crd", "crds"], categories: &["api-extensions"], subresources: &["status"], strategy: &custom::strategy::Definition,
         ..row("apiextensions.k8s.io", "customresourcedefinitions", "customresourcedefinition", "CustomResourceDefinition", DEFINITIONS) },
     Resource { namespaced: false, ..row("node.k8s.io", "runtimeclasses", "runtimeclass", "RuntimeClass", "runtimeclasses") },

@@ -4,6 +4,7 @@ use super::*;
 use crate::schema;
 
 mod batch;
+mod network;
 
 fn defaulted(group: &str, kind: &str, mut object: Value) -> Value {
     schema::for_kind(group, "v1", kind).unwrap().apply_defaults(&mut object);

@@ -35,7 +35,7 @@ pub use rbac_escalation::RbacEscalation;
 pub use resource_quota::ResourceQuota;
 pub use runtime_class::RuntimeClass;
 pub use service_account::ServiceAccount;
-pub use storage::{DefaultStorageClass, StorageObjectInUseProtection};
+pub use storage::{DefaultIngressClass, DefaultStorageClass, StorageObjectInUseProtection};
 pub use taint_nodes::TaintNodesByCondition;
 pub use tolerations::DefaultTolerationSeconds;
 
@@ -94,6 +94,7 @@ pub fn chain(objects: &Arc<dyn Objects>, authorizer: &Arc<Chain>) -> Vec<Arc<dyn
         Arc::new(RuntimeClass::new(objects.clone())),
         Arc::new(PodSecurity::new(objects.clone())),
         Arc::new(DefaultStorageClass::new(objects.clone())),
+        Arc::new(DefaultIngressClass::new(objects.clone())),
         Arc::new(StorageObjectInUseProtection),
         Arc::new(Certificates::new(authorizer.clone())),
         Arc::new(RbacEscalation::new(objects.clone(), authorizer.clone())),

@@ -1,5 +1,5 @@
-//! DefaultStorageClass and StorageObjectInUseProtection: claims without a class get the default one, and volumes and
-//! claims stay until nobody uses them.
+//! DefaultStorageClass, DefaultIngressClass and StorageObjectInUseProtection: claims and ingresses without a class get the
+//! default one, and volumes and claims stay until nobody uses them.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use crate::auth::Objects;
 use crate::auth::rbac::array;
 
 const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
+const DEFAULT_INGRESS: &str = "ingressclass.kubernetes.io/is-default-class";
 
 /// Fills in claims by the cached classes.
 pub struct DefaultStorageClass {
@@ -38,13 +39,50 @@ impl Admission for DefaultStorageClass {
         if !created || says {
             return Ok(());
         }
-        let mut classes = self.objects.list("storageclasses", "");
-        classes.retain(|class| class["metadata"]["annotations"][DEFAULT] == "true");
-        // Of several the newest, as upstream; the timestamps are RFC 3339 in UTC and compare as text.
-        let text = |class: &Value, field: &str| class["metadata"][field].as_str().unwrap_or("").to_owned();
-        classes.sort_by_key(|c| (text(c, "creationTimestamp"), std::cmp::Reverse(text(c, "name"))));
-        if let Some(class) = classes.last() {
-            claim["spec"]["storageClassName"] = class["metadata"]["name"].clone();
+        if let Some(name) = default_class(&*self.objects, "storageclasses", DEFAULT) {
+            claim["spec"]["storageClassName"] = name;
+        }
+        Ok(())
+    }
+}
+
+/// The name of the class that is marked as the default one. Of several it is the newest, as upstream; the timestamps are RFC 3339 in UTC
+/// and compare as text.
+fn default_class(objects: &dyn Objects, kind: &str, mark: &str) -> Option<Value> {
+    let mut classes = objects.list(kind, "");
+    classes.retain(|class| class["metadata"]["annotations"][mark] == "true");
+    let text = |class: &Value, field: &str| class["metadata"][field].as_str().unwrap_or("").to_owned();
+    classes.sort_by_key(|c| (text(c, "creationTimestamp"), std::cmp::Reverse(text(c, "name"))));
+    Some(classes.last()?["metadata"]["name"].clone())
+}
+
+/// Fills in ingresses by the cached classes.
+pub struct DefaultIngressClass {
+    objects: Arc<dyn Objects>,
+}
+
+impl DefaultIngressClass {
+    /// Judges by these objects.
+    pub fn new(objects: Arc<dyn Objects>) -> Self {
+        DefaultIngressClass { objects }
+    }
+}
+
+#[async_trait]
+impl Admission for DefaultIngressClass {
+    fn name(&self) -> &'static str {
+        "DefaultIngressClass"
+    }
+
+    async fn admit(&self, attributes: &Attributes<'_>, ingress: &mut Value) -> Result<(), ApiError> {
+        let created = attributes.creates("networking.k8s.io", "ingresses", ingress);
+        let says = !ingress["spec"]["ingressClassName"].is_null()
+            || !ingress["metadata"]["annotations"]["kubernetes.io/ingress.class"].is_null();
+        if created
+            && !says
+            && let Some(name) = default_class(&*self.objects, "ingressclasses", DEFAULT_INGRESS)
+        {
+            ingress["spec"]["ingressClassName"] = name;
         }
         Ok(())
     }

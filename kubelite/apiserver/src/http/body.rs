@@ -132,8 +132,12 @@ pub fn decode_as_said(
         strategy::to_stored(&mut value);
     }
     let mut warnings = if validation == FieldValidation::Warn { findings } else { Vec::new() };
-    if resource.prefix == DEFINITIONS {
-        warnings.extend(definition::warnings(&value));
+    match resource.prefix {
+        DEFINITIONS => warnings.extend(definition::warnings(&value)),
+        "networkpolicies" => {
+            warnings.push("network policies are kept, and not enforced by this cluster".to_owned());
+        }
+        _ => {}
     }
     Ok((value, warnings))
 }

@@ -156,6 +156,26 @@ impl Strategy for WithStatus {
     }
 }
 
+/// Objects without a status whose generation counts: network policies.
+pub struct Counted;
+
+impl Strategy for Counted {
+    fn prepare_create(&self, _: &Claims<'_>, object: &mut Value) -> Result<(), ApiError> {
+        object::set_generation(object, 1);
+        Ok(())
+    }
+}
+
+/// Attachments of volumes: their status begins with what the attacher has not done yet, and nothing is counted.
+pub struct Attachment;
+
+impl Strategy for Attachment {
+    fn prepare_create(&self, _: &Claims<'_>, object: &mut Value) -> Result<(), ApiError> {
+        object["status"] = json!({"attached": false});
+        Ok(())
+    }
+}
+
 /// Replication controllers are older than the garbage collector: their pods outlive them unless the client says otherwise.
 pub struct ReplicationController;
 
