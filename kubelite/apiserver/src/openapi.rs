@@ -7,10 +7,10 @@ use std::sync::Arc;
 use axum::response::Response;
 use http::StatusCode;
 use kubelite_api::custom::definition;
-use kubelite_api::{object, openapi};
+use kubelite_api::openapi;
 use serde_json::{Map, Value, json};
 
-use crate::cache::Caches;
+use crate::cache::{Caches, Entry};
 use crate::http::{Format, respond_value};
 use crate::resources::{Resource, by_plural};
 
@@ -42,10 +42,9 @@ fn versions(caches: &Caches) -> impl Iterator<Item = (&'static str, &'static str
 }
 
 /// The definition of a custom row.
-fn defined(caches: &Caches, row: &Resource) -> Option<Arc<Value>> {
+fn defined(caches: &Caches, row: &Resource) -> Option<Arc<Entry>> {
     let definitions = by_plural("customresourcedefinitions")?;
-    let found = caches.of(definitions).get(&definitions.key("", &row.qualified()))?;
-    Some(found.value())
+    caches.of(definitions).get(&definitions.key("", &row.qualified()))
 }
 
 /// The hash changes with the program or, where there are custom kinds, with their definitions.
@@ -56,8 +55,7 @@ fn index(caches: &Caches) -> Value {
             let mut hash = env!("CARGO_PKG_VERSION").to_owned();
             for row in caches.rows().custom().iter().filter(|r| r.group == group && r.version == version) {
                 if let Some(definition) = defined(caches, row) {
-                    hash.push('-');
-                    hash.push_str(object::resource_version(&definition));
+                    hash.push_str(&format!("-{}", definition.revision));
                 }
             }
             let url = format!("/openapi/v3{path}?hash={hash}");
@@ -72,6 +70,7 @@ fn document(caches: &Caches, group: &str, version: &str) -> Value {
     let mut custom = Map::new();
     for resource in caches.rows().all().filter(|r| r.group == group && r.version == version) {
         if let Some(definition) = defined(caches, resource).filter(|_| resource.custom.is_some()) {
+            let definition: Value = serde_json::from_slice(&definition.bytes).unwrap_or_default();
             let schema = definition::versions(&definition).iter().find(|v| v["name"] == version);
             let schema =
                 schema.and_then(|v| v.pointer("/schema/openAPIV3Schema")).cloned().unwrap_or_default();

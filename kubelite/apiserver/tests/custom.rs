@@ -6,10 +6,12 @@
 #[allow(dead_code)] // Other tests need more of it.
 mod api;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::Api;
 use http::{Method, StatusCode};
+use kubelite_apiserver::storage::{StorageHandle, memory};
 use serde_json::{Value, json};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -217,6 +219,39 @@ async fn they_are_listed_watched_selected_and_printed() {
         .ask(Method::PATCH, &format!("{TABS}/b?fieldManager=m"), "application/apply-patch+yaml", applied)
         .await;
     assert_eq!(code, StatusCode::CONFLICT, "{answer}");
+}
+
+#[tokio::test]
+async fn servers_over_one_store_serve_the_same() {
+    let storage = StorageHandle(Arc::new(memory::storage().unwrap()));
+    let (one, two) = (Api::over(storage.clone()).await, Api::over(storage.clone()).await);
+    assert_eq!(one.post(DEFINITIONS, definition()).await.0, StatusCode::CREATED);
+    eventually(&two, TABS, StatusCode::OK).await;
+    assert_eq!(two.post(TABS, tab("a")).await.0, StatusCode::CREATED);
+    eventually(&one, &format!("{TABS}/a"), StatusCode::OK).await;
+    // One that starts later finds the definition and what it defines.
+    let three = Api::over(storage).await;
+    let (code, list) = three.get(TABS).await;
+    assert_eq!((code, list["items"].as_array().map(Vec::len)), (StatusCode::OK, Some(1)), "{list}");
+    // A version that is not served any more isn't, anywhere; its objects are in the other one.
+    let mut changed = definition();
+    changed["spec"]["versions"][1]["served"] = json!(false);
+    let path = format!("{DEFINITIONS}/crontabs.stable.example.com");
+    three.ask(Method::PATCH, &path, "application/merge-patch+json", changed).await;
+    eventually(&one, &TABS.replace("/v1/", "/v1beta1/"), StatusCode::NOT_FOUND).await;
+    // All gone by one server's word, though no version is served by then.
+    let mut hidden = definition();
+    hidden["spec"]["versions"]
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .for_each(|version| version["served"] = json!(false));
+    two.ask(Method::PATCH, &path, "application/merge-patch+json", hidden).await;
+    eventually(&three, TABS, StatusCode::NOT_FOUND).await;
+    assert_eq!(two.delete(&path, Value::Null).await.0, StatusCode::OK);
+    eventually(&one, &path, StatusCode::NOT_FOUND).await;
+    assert_eq!(one.post(DEFINITIONS, definition()).await.0, StatusCode::CREATED);
+    assert_eq!(eventually(&three, TABS, StatusCode::OK).await["items"], json!([]));
 }
 
 #[tokio::test]

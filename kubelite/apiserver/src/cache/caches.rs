@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -77,9 +76,7 @@ impl Caches {
     fn add_custom(&self) -> Vec<Arc<Cache>> {
         let caches = self.caches.load_full();
         let definitions = caches.iter().find(|cache| cache.resource.prefix == DEFINITIONS);
-        let definitions: Vec<Arc<Value>> = definitions
-            .map(|cache| cache.list(REGISTRY).iter().map(|entry| entry.value()).collect())
-            .unwrap_or_default();
+        let definitions = definitions.map(|cache| cache.list(REGISTRY)).unwrap_or_default();
         let rows = self.rows.follow(&definitions);
         let (mut kept, mut new): (Vec<Arc<Cache>>, Vec<Arc<Cache>>) = (Vec::new(), Vec::new());
         for cache in caches.iter() {

@@ -1,6 +1,7 @@
 //! The life of a definition: its names are accepted or not, it is established, and when it is deleted its objects go first.
 
-use std::sync::{Arc, Weak};
+use std::collections::HashMap;
+use std::sync::Weak;
 use std::time::Duration;
 
 use kubelite_api::custom::definition;
@@ -14,6 +15,7 @@ use crate::http::Front;
 use crate::registry::{Change, Context, DeleteOptions, ListQuery, Owner, Registry};
 use crate::request::{RequestInfo, UserInfo};
 use crate::resources::{Resource, by_plural};
+use crate::storage::Revision;
 use crate::strategy::Part;
 
 /// How long until it is looked again whether the objects of a deleted definition are gone, or after something failed.
@@ -28,30 +30,34 @@ pub async fn run(front: Weak<Front>) {
     else {
         return;
     };
+    // At which revision there was nothing left to do.
+    let mut settled: HashMap<String, Revision> = HashMap::new();
     loop {
         changed.borrow_and_update();
         let Some(this) = front.upgrade() else { return };
-        let mut all: Vec<Arc<Value>> = this
-            .registry
-            .caches
-            .of(definitions)
-            .list(&definitions.key_prefix())
-            .iter()
-            .map(|e| e.value())
-            .collect();
+        let entries = this.registry.caches.of(definitions).list(&definitions.key_prefix());
+        settled
+            .retain(|name, revision| entries.iter().any(|it| it.name == *name && it.revision == *revision));
+        let open = entries.iter().filter(|it| !settled.contains_key(&it.name));
+        let mut all: Vec<(Value, Revision)> =
+            open.map(|it| (serde_json::from_slice(&it.bytes).unwrap_or_default(), it.revision)).collect();
         // Of two that want one name the older one gets it.
-        all.sort_by_key(|it| object::creation_timestamp(it));
+        all.sort_by_key(|(it, _)| object::creation_timestamp(it));
         let mut busy = false;
-        for it in all {
+        for (it, revision) in all {
             let done = if object::deletion_timestamp(&it).is_some() {
                 clean_up(&this.registry, definitions, &it).await
             } else {
+                if definition::is(&it, "Established") && definition::is(&it, "NamesAccepted") {
+                    settled.insert(object::name(&it).to_owned(), revision);
+                }
                 accept(&this.registry, definitions, &it).await.map(|()| true)
             };
             match done {
                 Ok(done) => busy |= !done,
                 Err(error) => {
                     tracing::warn!(definition = object::name(&it), error = error.message, "trying again");
+                    settled.remove(object::name(&it));
                     busy = true;
                 }
             }
@@ -99,11 +105,7 @@ async fn clean_up(registry: &Registry, definitions: &'static Resource, it: &Valu
         };
         write(registry, definitions, it, Part::Status, &change).await?;
     }
-    let (group, plural) = (&it["spec"]["group"], &it["spec"]["names"]["plural"]);
-    let rows = registry.caches.rows().custom();
-    if let Some(row) =
-        rows.iter().find(|row| *group == row.group && *plural == row.plural).map(|row| row.stored())
-    {
+    if let Some(row) = registry.caches.rows().stored(object::name(it)) {
         let (user, request) = (user(), request(row, ""));
         let context = Context { user: &user, request: &request, resource: row, dry_run: false, owner: OWNER };
         let mut left =

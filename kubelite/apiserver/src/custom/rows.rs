@@ -1,6 +1,6 @@
 //! The rows that there are: the table's, and one for each served version of each established definition.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -10,7 +10,9 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 
 use super::{Custom, strategy};
+use crate::cache::Entry;
 use crate::resources::{RESOURCES, Resource, VIRTUAL};
+use crate::storage::Revision;
 
 /// How many different rows a server makes in its life. A row is small, and is used again if its definition comes back; what is large
 /// (the schema) goes with the definition.
@@ -21,6 +23,15 @@ const MOST: usize = 8192;
 pub struct Rows {
     custom: ArcSwap<Vec<&'static Resource>>,
     made: Mutex<HashMap<Names, &'static Resource>>,
+    /// By the definition's name.
+    known: Mutex<BTreeMap<String, Known>>,
+}
+
+/// What a definition said at a revision.
+struct Known {
+    revision: Revision,
+    served: Vec<&'static Resource>,
+    stored: Option<&'static Resource>,
 }
 
 /// All that a row itself says: what changes there makes another row.
@@ -48,6 +59,11 @@ impl Rows {
         self.custom.load_full()
     }
 
+    /// The row in whose version a definition's objects are stored, served or not.
+    pub fn stored(&self, definition: &str) -> Option<&'static Resource> {
+        self.known.lock().get(definition)?.stored
+    }
+
     /// The row of a resource, by the words of a path.
     pub fn lookup(&self, group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
         self.all().find(|r| r.group == group && r.version == version && r.plural == plural)
@@ -71,43 +87,56 @@ impl Rows {
     }
 
     /// Makes the rows what the definitions say. Returns the rows in whose version objects are stored.
-    pub fn follow(&self, definitions: &[Arc<Value>]) -> Vec<&'static Resource> {
-        let (mut served, mut stored) = (Vec::new(), Vec::new());
-        for it in definitions.iter().filter(|it| definition::is(it, "Established")) {
-            let mut rows = Vec::new();
-            for version in definition::versions(it) {
-                let Some(row) = self.row(it, version) else {
-                    tracing::error!(
-                        definition = object::name(it),
-                        "there were {MOST} definitions already: start the server anew"
-                    );
-                    continue;
-                };
-                if version["storage"] == true {
-                    stored.push(row);
-                }
-                rows.push((row, version["served"] == true));
-            }
-            let last = stored.last().copied();
-            for (row, is_served) in rows {
-                if let Some(custom) = row.custom {
-                    *custom.stored.write() = last;
-                }
-                served.extend(is_served.then_some(row));
+    pub fn follow(&self, definitions: &[Arc<Entry>]) -> Vec<&'static Resource> {
+        let mut known = self.known.lock();
+        known.retain(|name, _| definitions.iter().any(|it| it.name == *name));
+        for it in definitions {
+            if known.get(&it.name).is_none_or(|known| known.revision != it.revision) {
+                // Large, and needed once: it isn't kept.
+                let definition = serde_json::from_slice(&it.bytes).unwrap_or_default();
+                known.insert(it.name.clone(), self.read(&definition, it.revision));
             }
         }
+        let served: Vec<&'static Resource> =
+            known.values().flat_map(|known| known.served.iter().copied()).collect();
+        let stored: Vec<&'static Resource> = known.values().filter_map(|known| known.stored).collect();
         // What is gone needs no schema any more.
-        for gone in self
-            .custom
-            .swap(Arc::new(served.clone()))
-            .iter()
-            .filter(|row| !served.iter().any(|r| std::ptr::eq(*r, **row)))
-        {
-            if let Some(custom) = gone.custom {
+        for gone in self.custom.swap(Arc::new(served.clone())).iter() {
+            let used = served.iter().chain(&stored).any(|row| std::ptr::eq(*row, *gone));
+            if let Some(custom) = gone.custom.filter(|_| !used) {
                 custom.version.store(Arc::new(Version::of(&Value::Null, &Value::Null)));
             }
         }
         stored
+    }
+
+    /// The rows of one definition.
+    fn read(&self, definition: &Value, revision: Revision) -> Known {
+        let mut known = Known { revision, served: Vec::new(), stored: None };
+        if !definition::is(definition, "Established") {
+            return known;
+        }
+        let mut all = Vec::new();
+        for version in definition::versions(definition) {
+            let Some(row) = self.row(definition, version) else {
+                tracing::error!(
+                    definition = object::name(definition),
+                    "there were {MOST} definitions already: start the server anew"
+                );
+                continue;
+            };
+            if version["storage"] == true {
+                known.stored = Some(row);
+            }
+            if version["served"] == true {
+                known.served.push(row);
+            }
+            all.push(row);
+        }
+        for custom in all.iter().filter_map(|row| row.custom) {
+            *custom.stored.write() = known.stored;
+        }
+        known
     }
 
     /// The row of one version, with what the definition says now.

@@ -21,6 +21,11 @@ pub(crate) struct Api(pub(crate) Router);
 
 impl Api {
     pub(crate) async fn start() -> Api {
+        Api::over(StorageHandle(std::sync::Arc::new(memory::storage().unwrap()))).await
+    }
+
+    /// One of several over one store.
+    pub(crate) async fn over(storage: StorageHandle) -> Api {
         let key = KeyPair::generate().unwrap();
         let certificate =
             CertificateParams::new(vec!["test".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
@@ -37,7 +42,6 @@ impl Api {
             node_ports: 30000..=32767,
             advertise: (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 6443),
         };
-        let storage = StorageHandle(std::sync::Arc::new(memory::storage().unwrap()));
         let api =
             Api(ApiServer::start(config, storage, &keys, CancellationToken::new()).await.unwrap().router());
         // Pods need their namespace's service account, which in a cluster a controller makes.
