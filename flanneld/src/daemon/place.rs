@@ -64,9 +64,7 @@ impl Place {
         }
         let first = health.as_ref().map(|health| health.as_fd());
         let descriptors: Vec<BorrowedFd<'_>> = first.into_iter().chain(data_path.iter().copied()).collect();
-        if successor.carries(&bequest, &descriptors).await {
-            return true;
-        }
+        let Err(why) = successor.carries(&bequest, &descriptors).await else { return true };
         if let Some(health) = &mut health {
             health.resume();
         }
@@ -75,6 +73,8 @@ impl Place {
             Ok(socket) => self.socket = socket,
             Err(error) => tracing::error!("{error:#}"),
         }
+        // Last of all: whoever reads it may ask for the place again.
+        tracing::warn!("the process that wanted to take over {why}");
         false
     }
 

@@ -105,19 +105,22 @@ impl Successor {
         Successor { stream, line, request }
     }
 
-    /// Leaves it all that; whether it carries packets now. If not, this process goes on.
-    pub(super) async fn carries(&mut self, bequest: &Bequest, descriptors: &[BorrowedFd<'_>]) -> bool {
+    /// Leaves it all that, until it carries packets. If it doesn't, this process goes on; the error says why.
+    pub(super) async fn carries(
+        &mut self,
+        bequest: &Bequest,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), String> {
         let conversation = async {
             self.give(bequest, descriptors).await?;
             self.line.read(&self.stream).await
         };
         match timeout(PATIENCE, conversation).await {
-            Ok(Ok(line)) if line == CARRYING => return true,
-            Ok(Ok(line)) => tracing::warn!(line, "the process that wanted to take over says something else"),
-            Ok(Err(error)) => tracing::warn!("the process that wanted to take over is gone: {error}"),
-            Err(_) => tracing::warn!("the process that wanted to take over is silent"),
+            Ok(Ok(line)) if line == CARRYING => Ok(()),
+            Ok(Ok(line)) => Err(format!("says something else: {line:?}")),
+            Ok(Err(error)) => Err(format!("is gone: {error}")),
+            Err(_) => Err("is silent".to_owned()),
         }
-        false
     }
 
     async fn give(&mut self, bequest: &Bequest, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
